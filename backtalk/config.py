@@ -1,0 +1,109 @@
+"""Settings, from `BACKTALK_*` variables; a secret may come from the file that `BACKTALK_*_FILE` names."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "BACKTALK_"
+
+
+class Settings(BaseSettings):
+    """Everything that differs between two installations. Refuses bad values at start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".backtalk"), description="Where the one-machine stack keeps its data.")
+    database_url: str | None = Field(
+        None, description="postgresql+psycopg://…; embedded Postgres if unset."
+    )
+    redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
+    store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
+    images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65535)
+    api_threads: int = Field(8, ge=1, le=256)
+    inference_threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="Interpreters per backbone."
+    )
+    cookie_secure: bool = Field(False, description="Set behind HTTPS: cookies then get `Secure`.")
+
+    max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest upload, in bytes.")
+    max_pixels: int = Field(25_000_000, ge=1, description="Largest image, in pixels.")
+    feedback_per_minute: int = Field(600, ge=1, description="Feedback calls a minute and key.")
+
+    poll_s: float = Field(1.0, gt=0, le=60, description="How often a replica asks for the generation.")
+    lease_s: float = Field(90.0, gt=1, description="A run without a heartbeat for so long is dead.")
+    stuck_s: float = Field(900.0, gt=1, description="A run without progress for so long is stuck.")
+    max_attempts: int = Field(3, ge=1, description="Attempts of one run before it fails.")
+    warm_trainer: bool = Field(True, description="Keep the next head trainer waiting with TensorFlow loaded.")
+    worker_grace_s: float = Field(
+        60.0, ge=0, description="How long a stopping worker may finish its task; what it leaves is taken up again."
+    )
+    log_level: str = "INFO"
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        level = value.upper()
+        if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("use DEBUG, INFO, WARNING or ERROR")
+        return level
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg_driver(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        for scheme in ("postgresql://", "postgres://"):
+            if value.startswith(scheme):
+                return "postgresql+psycopg://" + value.removeprefix(scheme)
+        if not value.startswith("postgresql+psycopg://"):
+            raise ValueError("expected postgresql://user:password@host:port/database")
+        return value
+
+    @property
+    def store_path(self) -> Path:
+        return (self.store or self.home / "models_store").absolute()
+
+    @property
+    def images_path(self) -> Path:
+        return (self.images or self.home / "images").absolute()
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment.
+
+        Raises:
+            ValueError: a setting is unknown, or its value is bad; the message names the variable.
+        """
+        values = _read_secret_files() | overrides
+        _refuse_unknown(cls)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+            raise ValueError("bad settings:\n  " + "\n  ".join(lines)) from None
+
+
+def _read_secret_files() -> dict[str, str]:
+    values = {}
+    for name, path in os.environ.items():
+        if name.startswith(PREFIX) and name.endswith("_FILE"):
+            try:
+                text = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ValueError(f"{name}: cannot read {path}: {error.strerror}") from None
+            values[name.removeprefix(PREFIX).removesuffix("_FILE").lower()] = text
+    return values
+
+
+def _refuse_unknown(settings: type[Settings]) -> None:
+    known = {PREFIX + field.upper() for field in settings.model_fields}
+    known |= {name + "_FILE" for name in known}
+    unknown = sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known)
+    if unknown:
+        raise ValueError(f"unknown settings: {', '.join(unknown)}; see docs/settings.md")

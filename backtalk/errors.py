@@ -1,0 +1,158 @@
+"""Conditions that a caller can be told about. They know no HTTP: `services.api.errors` maps them.
+
+Each message is a sentence that says what is wrong and, where it can, what to do.
+"""
+
+
+class BacktalkError(Exception):
+    """The base of every condition below."""
+
+    def __init__(self, message: str, **extra: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.extra = extra  # members that a machine may read, such as the list of labels
+
+
+# --- not there -------------------------------------------------------------------------------
+class NotFound(BacktalkError):
+    """No row with that name or id."""
+
+
+class ModelNotFound(NotFound):
+    pass
+
+
+class VersionNotFound(NotFound):
+    pass
+
+
+class PredictionNotFound(NotFound):
+    pass
+
+
+class CorrectionNotFound(NotFound):
+    pass
+
+
+class RunNotFound(NotFound):
+    pass
+
+
+class ItemNotFound(NotFound):
+    pass
+
+
+class ImageNotFound(NotFound):
+    pass
+
+
+# --- wrong input -----------------------------------------------------------------------------
+class InvalidInput(BacktalkError):
+    """Well-formed, but it cannot be done with these values."""
+
+
+class UnknownLabel(InvalidInput):
+    pass
+
+
+class SameLabel(InvalidInput):
+    """A correction that repeats the prediction: send a confirmation instead."""
+
+
+class InvalidPolicy(InvalidInput):
+    pass
+
+
+class InvalidName(InvalidInput):
+    pass
+
+
+class BadFolder(InvalidInput):
+    """A folder that no model can be made from."""
+
+
+class RefusedImage(InvalidInput):
+    """An image that is not taken in; `reason` is a short code."""
+
+    def __init__(self, reason: str, message: str, **extra: object) -> None:
+        super().__init__(message, reason=reason, **extra)
+        self.reason = reason
+
+
+class UnsupportedImage(RefusedImage):
+    """Not a JPEG, PNG or WebP."""
+
+
+class ImageTooLarge(RefusedImage):
+    """Too many bytes or pixels."""
+
+
+class NotYet(InvalidInput):
+    """Foreseen, but not built."""
+
+
+class InvalidCursor(InvalidInput):
+    pass
+
+
+# --- at odds with the present state ----------------------------------------------------------
+class Conflict(BacktalkError):
+    """The rows are in another state than this needs."""
+
+
+class NameTaken(Conflict):
+    pass
+
+
+class RunActive(Conflict):
+    """A run of that kind is active on this model already."""
+
+
+class NothingToRollBack(Conflict):
+    pass
+
+
+class IdempotencyKeyReused(InvalidInput):
+    """The same Idempotency-Key came with another body."""
+
+
+class ItemChanged(BacktalkError):
+    """Somebody else decided, or the item is another than the caller saw."""
+
+
+class EtagMissing(BacktalkError):
+    """A decision needs If-Match."""
+
+
+# --- who ---------------------------------------------------------------------------------------
+class NotAuthenticated(BacktalkError):
+    pass
+
+
+class NotAllowed(BacktalkError):
+    pass
+
+
+# --- the machine -------------------------------------------------------------------------------
+class Unavailable(BacktalkError):
+    """Cannot be served now; try again shortly."""
+
+
+class NoVersionInService(Unavailable):
+    pass
+
+
+class ArtefactInvalid(BacktalkError):
+    """A version's files do not match its sums, or do not load."""
+
+
+class LeaseLost(BacktalkError):
+    """Another owner holds the run: whatever this one does no longer counts."""
+
+
+class TrainerFailed(BacktalkError):
+    """The trainer ended without a result."""
+
+
+class SnapshotUnusable(BacktalkError):
+    """A snapshot that no head can be fitted to, such as one with a single label."""

@@ -1,0 +1,85 @@
+"""The policy of one model: flat, the same names in the API, on the command line and in YAML. Pure."""
+
+from datetime import time
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from backtalk.errors import InvalidPolicy
+from backtalk.states import ReviewPolicy, RunKind
+
+
+class Policy(BaseModel):
+    """When to train, whom to believe and how strictly to judge. Defaults are the design's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # When to train
+    min_approved: int = Field(50, ge=1, description="Decided statements with a right label that start a run.")
+    min_per_class: int = Field(0, ge=0, description="And so many of each label among them.")
+    nightly: str | None = Field("02:00", description="Local time HH:MM of the nightly run, or null.")
+    nightly_kind: RunKind = Field(RunKind.HEAD, description="Kind of the nightly run.")
+    nightly_min_new: int = Field(1, ge=0, description="Decided statements without which a night is skipped.")
+    timezone: str = Field("UTC", description="IANA name; decides what is night and what is today.")
+    hold: bool = Field(False, description="While true nothing is promoted by itself.")
+    debounce_s: float = Field(2.0, ge=0, le=86400, description="Quiet seconds after a decision before a run.")
+    cooldown_s: float = Field(60.0, ge=0, le=604800, description="Seconds between a run's end and the next.")
+    max_runs_per_day: int = Field(48, ge=1, description="Runs by trigger in one local day.")
+
+    # Whom to believe
+    review: ReviewPolicy = Field(ReviewPolicy.REQUIRED, description="required, trusted or auto.")
+    quorum: Literal[1, 2] = Field(1, description="Reviewers who must agree.")
+    four_eyes: bool = Field(False, description="Nobody approves what they reported themselves.")
+    audit_share: float = Field(0.02, ge=0, le=1, description="Share of predictions drawn for review.")
+
+    # How strictly to judge
+    margin: float = Field(0.02, gt=0, lt=1, description="Accuracy that a candidate may lose at most.")
+    confidence: float = Field(0.90, gt=0.5, lt=1, description="One-sided confidence of every bound.")
+    max_rebreak_rate: float = Field(0.2, ge=0, le=1, description="Share of fixed mistakes that may break.")
+    max_flip_rate: float = Field(0.05, ge=0, le=1, description="Share of confirmed answers that may break.")
+    max_recall_loss: float = Field(0.10, ge=0, le=1, description="Recall that any class may lose.")
+    max_brier_loss: float = Field(0.01, ge=0, le=2, description="Brier score that may be lost.")
+    min_veto_images: int = Field(20, ge=1, description="Images below which a veto says `too few`.")
+
+    # What to keep
+    keep_images: Literal["all", "feedback", "none"] = Field("all", description="Whose pixels are kept.")
+    retention_days: int = Field(90, ge=1, description="Days that predictions without feedback are kept.")
+
+    @field_validator("nightly")
+    @classmethod
+    def _clock_time(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                time.fromisoformat(value)
+            except ValueError:
+                raise ValueError("use HH:MM, such as 02:00, or null") from None
+            if len(value) != 5:
+                raise ValueError("use HH:MM, such as 02:00, or null")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("unknown time zone; use an IANA name such as Europe/Berlin") from None
+        return value
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Check `values`, defaults filled in.
+
+        Raises:
+            InvalidPolicy: a key is unknown or a value is bad; the message names each.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise InvalidPolicy(f"The policy was not changed. {said}") from None
+
+    def differences(self) -> dict[str, Any]:
+        """Only what differs from the defaults, as JSON values; `hold` has a column of its own."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"hold"})

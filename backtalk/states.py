@@ -1,0 +1,113 @@
+"""The states that rows pass through. Each value says when it holds."""
+
+from enum import StrEnum
+
+
+class CorrectionState(StrEnum):
+    PENDING = "pending"  # nobody has looked at it yet
+    DISPUTED = "disputed"  # statements about this image contradict each other
+    APPROVED = "approved"  # a decision found a right label in it
+    REJECTED = "rejected"  # a decision found nothing to learn in it
+    RETRACTED = "retracted"  # withdrawn: replaced by its reporter, or its image deleted
+
+
+class ConfirmationState(StrEnum):
+    ACTIVE = "active"  # counts as somebody's right answer
+    DISPUTED = "disputed"  # a correction says otherwise
+    RETRACTED = "retracted"  # withdrawn, or a decision found it wrong
+
+
+class RunKind(StrEnum):
+    HEAD = "head"  # refits the head on stored embeddings: seconds
+    FULL = "full"  # moves the backbone: minutes to hours
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"  # asked for, not yet claimed
+    TRAINING = "training"  # a trainer holds the lease
+    JUDGING = "judging"  # the candidate is written and waits for its verdict
+    PROMOTING = "promoting"  # passed; the compare-and-set is still to come
+    PROMOTED = "promoted"  # its version went live
+    PASSED = "passed"  # passed under hold; a person may promote it
+    REJECTED = "rejected"  # worse than the champion
+    INCONCLUSIVE = "inconclusive"  # the data cannot tell
+    SUPERSEDED = "superseded"  # the champion's backbone changed under it
+    FAILED = "failed"  # broke off; `reason` says why
+    CANCELLED = "cancelled"  # a person stopped it
+
+
+#: States in which a run holds its model's place for its kind.
+ACTIVE_RUN_STATES = (RunState.QUEUED, RunState.TRAINING, RunState.JUDGING, RunState.PROMOTING)
+#: Ends that reached a verdict: they consume the decisions before their snapshot cut.
+VERDICT_RUN_STATES = (RunState.PROMOTED, RunState.PASSED, RunState.REJECTED, RunState.INCONCLUSIVE)
+
+
+class VersionState(StrEnum):
+    CANDIDATE = "candidate"  # not judged, or passed under hold
+    LIVE = "live"  # the champion
+    RETIRED = "retired"  # was live
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
+    QUARANTINED = "quarantined"  # its artefact does not verify
+
+
+class Side(StrEnum):
+    """Where a group of near-duplicates was drawn to, once and for ever."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    EVAL = "eval"
+
+
+class Split(StrEnum):
+    """What a sample may be used for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"  # chooses strength, interpolation and temperature
+    HOLDOUT = "holdout"  # unbiased: base images and audits; the only one that speaks for a candidate
+    REGRESSION = "regression"  # reported mistakes; can only veto
+    KEPT = "kept"  # confirmed answers; can only veto
+
+
+class Origin(StrEnum):
+    """How a sample came by its label."""
+
+    BASE = "base"
+    CORRECTION = "correction"
+    AUDIT = "audit"
+    CONFIRMATION = "confirmation"
+
+
+class ItemKind(StrEnum):
+    CORRECTION = "correction"  # somebody reported another label
+    AUDIT = "audit"  # drawn at random, or behind a veto of `kept`
+
+
+class Action(StrEnum):
+    """What a reviewer does with an item."""
+
+    APPROVE = "approve"
+    RELABEL = "relabel"
+    REJECT = "reject"
+    SKIP = "skip"
+
+
+class ReviewPolicy(StrEnum):
+    REQUIRED = "required"  # a person decides each correction
+    TRUSTED = "trusted"  # corrections from trusted keys are approved at once
+    AUTO = "auto"  # every correction is approved at once
+
+
+class Scope(StrEnum):
+    PREDICT = "predict"
+    FEEDBACK = "feedback"
+    REVIEW = "review"
+    TRAIN = "train"
+    PROMOTE = "promote"
+    ADMIN = "admin"
+
+
+class Verdict(StrEnum):
+    PASSED = "passed"
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
