@@ -1,0 +1,542 @@
+"""The rows, as SQLAlchemy maps them. The constraints here are the ones that Alembic lays down."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pgvector import HalfVector
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from backtalk import states
+from backtalk.db import new_id
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Json = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        str: Text,
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        Json: JSONB,
+        list[str]: ARRAY(Text),
+        list[int]: ARRAY(BigInteger),
+        list[float]: ARRAY(REAL),
+    }
+
+
+def _one_of(column: str, values: type[Any]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+def _now() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+class Model(Base):
+    """A named classifier. `generation` rises by one with each change of champion."""
+
+    __tablename__ = "models"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    labels: Mapped[list[str]]
+    policy: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # only what differs from the defaults
+    policy_version: Mapped[int] = mapped_column(server_default=text("1"))
+    salt: Mapped[bytes]  # key of the draws (sides, audits): nobody outside can foretell them
+    eval_share: Mapped[float]  # of the base groups; traffic has its own, fixed
+    live_version: Mapped[int | None]
+    generation: Mapped[int] = mapped_column(server_default=text("0"))
+    next_version: Mapped[int] = mapped_column(server_default=text("1"))  # never reused
+    hold: Mapped[bool] = mapped_column(server_default=text("false"))
+    consider_at: Mapped[datetime | None] = mapped_column(index=True)
+    created_at: Mapped[datetime] = _now()
+
+
+class Backbone(Base):
+    """A feature extractor, kept once in the store under its digest."""
+
+    __tablename__ = "backbones"
+    digest: Mapped[str] = mapped_column(primary_key=True)  # sha256 of the LiteRT flatbuffer
+    name: Mapped[str]
+    source_digest: Mapped[str] = mapped_column(unique=True)  # sha256 of weights and recipe it was made from
+    input_size: Mapped[int]
+    width: Mapped[int]  # of the embedding
+    created_at: Mapped[datetime] = _now()
+
+
+class Version(Base):
+    __tablename__ = "versions"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    state: Mapped[str]
+    run_id: Mapped[UUID | None]
+    parent: Mapped[int | None]  # number of the champion that it was made from
+    backbone_digest: Mapped[str] = mapped_column(ForeignKey("backbones.digest"))
+    artefact_digest: Mapped[str]  # sha256 of SHA256SUMS
+    path: Mapped[str]  # below the store: `<model>/.candidates/<run>-<fence>` or `<model>/<N>`
+    metrics: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    anchored_at: Mapped[datetime | None]  # set when it became an anchor; cleared by a person's rollback
+    pruned_at: Mapped[datetime | None]  # its SavedModel is gone; `head.npz` may still be there
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        _one_of("state", states.VersionState),
+        Index(
+            "uq_versions_live",
+            "model_id",
+            unique=True,
+            postgresql_where=text("state = 'live'"),
+        ),
+    )
+
+
+class Image(Base):
+    """One picture by its decoded pixels. After a deletion the row stays as a tombstone."""
+
+    __tablename__ = "images"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    pixels_sha256: Mapped[str | None] = mapped_column(unique=True)
+    perceptual_hash: Mapped[int | None]  # 64 bits, as a signed integer
+    width: Mapped[int]
+    height: Mapped[int]
+    orientation: Mapped[int] = mapped_column(server_default=text("1"))  # EXIF, cut out of the kept file
+    store_key: Mapped[str | None]  # null where the policy keeps no pixels
+    byte_size: Mapped[int]
+    created_at: Mapped[datetime] = _now()
+    deleted_at: Mapped[datetime | None]
+
+
+class ImageGroup(Base):
+    """Near-duplicates of one first image, drawn to one side together."""
+
+    __tablename__ = "image_groups"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    first_image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    perceptual_hash: Mapped[int]
+    side: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (UniqueConstraint("model_id", "first_image_id"), _one_of("side", states.Side))
+
+
+class GroupMember(Base):
+    """Which group an image fell into; none where it lies near groups of different sides (straddles)."""
+
+    __tablename__ = "group_members"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    group_id: Mapped[int | None] = mapped_column(ForeignKey("image_groups.id"), index=True)
+
+
+class Embedding(Base):
+    """What a backbone sees in an image, rounded to float16."""
+
+    __tablename__ = "embeddings"
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    backbone_digest: Mapped[str] = mapped_column(primary_key=True)
+    vector: Mapped[HalfVector] = mapped_column(HALFVEC())
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)  # the public part of the key
+    name: Mapped[str]
+    secret_sha256: Mapped[str]
+    scopes: Mapped[list[str]]
+    trusted: Mapped[bool] = mapped_column(server_default=text("false"))
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class User(Base):
+    """A person who signs in to the pages."""
+
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]  # Argon2id
+    scopes: Mapped[list[str]]
+    disabled_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+
+
+class UserSession(Base):
+    __tablename__ = "user_sessions"
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    csrf_token: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+    seen_at: Mapped[datetime] = _now()
+    expires_at: Mapped[datetime]
+
+
+class SignInAttempt(Base):
+    """Failed sign-ins, so that guessing is slowed down whatever process answers."""
+
+    __tablename__ = "sign_in_attempts"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    name: Mapped[str]
+    at: Mapped[datetime] = _now()
+    __table_args__ = (Index(None, "name", "at"),)
+
+
+class Prediction(Base):
+    """What a version said about an image, recorded before it is answered."""
+
+    __tablename__ = "predictions"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    version: Mapped[int]
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), index=True)
+    label: Mapped[str]
+    scores: Mapped[list[float]]  # in the order of the model's labels
+    key_id: Mapped[str | None]
+    audit: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (Index(None, "model_id", "created_at"),)
+
+
+class Correction(Base):
+    """Somebody says that a prediction was wrong, and what is right."""
+
+    __tablename__ = "corrections"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"), index=True)
+    label: Mapped[str]
+    reporter: Mapped[str]
+    key_id: Mapped[str | None]
+    note: Mapped[str | None]
+    state: Mapped[str]
+    prepared_at: Mapped[datetime | None]  # when review.prepare has dealt with it
+    reviewed_at: Mapped[datetime | None]
+    decision_id: Mapped[int | None] = mapped_column(
+        # Decisions point to items, items to corrections: this one closes the circle, so it comes last.
+        ForeignKey("decisions.id", name="fk_corrections_decision_id", use_alter=True)
+    )
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        _one_of("state", states.CorrectionState),
+        Index(None, "model_id", "state", "id"),
+        Index(
+            "uq_corrections_pending",
+            "prediction_id",
+            "reporter",
+            unique=True,
+            postgresql_where=text("state = 'pending'"),
+        ),
+        Index(
+            "ix_corrections_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")
+        ),
+    )
+
+
+class Confirmation(Base):
+    """Somebody says that a prediction was right."""
+
+    __tablename__ = "confirmations"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"))
+    reporter: Mapped[str]
+    key_id: Mapped[str | None]
+    state: Mapped[str]
+    prepared_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        _one_of("state", states.ConfirmationState),
+        UniqueConstraint("prediction_id", "reporter"),
+        Index(
+            "ix_confirmations_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")
+        ),
+    )
+
+
+class ReviewItem(Base):
+    """One thing for a reviewer to look at; at most one is open per prediction."""
+
+    __tablename__ = "review_items"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"))
+    kind: Mapped[str]
+    correction_id: Mapped[UUID | None] = mapped_column(ForeignKey("corrections.id"))
+    reported: Mapped[str | None]  # the newest reported label
+    etag: Mapped[int] = mapped_column(server_default=text("1"))  # rises with each change that matters
+    leased_by: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    skipped_by: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = _now()
+    closed_at: Mapped[datetime | None]
+    __table_args__ = (
+        _one_of("kind", states.ItemKind),
+        CheckConstraint(
+            "(kind = 'correction') = (correction_id IS NOT NULL) AND (kind = 'correction') = (reported IS NOT NULL)",
+            name="reported_with_correction",
+        ),
+        Index(
+            "uq_review_items_open",
+            "prediction_id",
+            unique=True,
+            postgresql_where=text("closed_at IS NULL"),
+        ),
+        Index("ix_review_items_queue", "model_id", "id", postgresql_where=text("closed_at IS NULL")),
+    )
+
+
+class Decision(Base):
+    """Append-only: what a reviewer (or the approval policy) decided about an item."""
+
+    __tablename__ = "decisions"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    item_id: Mapped[UUID] = mapped_column(ForeignKey("review_items.id"), index=True)
+    prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"), index=True)
+    action: Mapped[str]
+    label: Mapped[str | None]  # the right label; null for reject and skip
+    actor: Mapped[str]  # `user:alice`, `key:<id>` or `policy`
+    final: Mapped[bool]  # false for a skip, and for the first of a quorum
+    counts: Mapped[bool]  # final and with a right label: what triggers count
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (
+        _one_of("action", states.Action),
+        CheckConstraint("NOT counts OR (final AND label IS NOT NULL)", name="counts_with_label"),
+        Index("ix_decisions_counted", "model_id", "id", postgresql_where=text("counts")),
+    )
+
+
+class Sample(Base):
+    """An image with a label that may be learned from or judged on."""
+
+    __tablename__ = "samples"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    label: Mapped[str]
+    split: Mapped[str]
+    origin: Mapped[str]
+    by_person: Mapped[bool]  # the label was given or approved by a person (the base folder counts)
+    prediction_id: Mapped[UUID | None] = mapped_column(ForeignKey("predictions.id"), index=True)
+    decision_id: Mapped[int | None] = mapped_column(ForeignKey("decisions.id"))
+    key_id: Mapped[str | None]  # whose statement it came from
+    created_at: Mapped[datetime] = _now()
+    retracted_at: Mapped[datetime | None]
+    __table_args__ = (
+        _one_of("split", states.Split),
+        _one_of("origin", states.Origin),
+        CheckConstraint(
+            "by_person OR split NOT IN ('holdout', 'regression')", name="judged_by_person"
+        ),
+        Index(
+            "uq_samples_live",
+            "model_id",
+            "image_id",
+            unique=True,
+            postgresql_where=text("retracted_at IS NULL"),
+        ),
+        Index(
+            "ix_samples_split",
+            "model_id",
+            "split",
+            "id",
+            postgresql_where=text("retracted_at IS NULL"),
+        ),
+    )
+
+
+class Snapshot(Base):
+    """The frozen list of samples that runs learn from, by the digest of what it holds."""
+
+    __tablename__ = "snapshots"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    digest: Mapped[str]
+    sample_ids: Mapped[list[int]]  # ascending, without repetition
+    stay_right_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))  # unlabelled images for the stay-right term
+    counts: Mapped[Json]  # samples by split, origin and label
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (UniqueConstraint("model_id", "digest"),)
+
+
+class Run(Base):
+    """One attempt to make a candidate. The row is the job; messages only ring."""
+
+    __tablename__ = "runs"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    kind: Mapped[str]
+    trigger_key: Mapped[str]  # `nightly:<date>`, `approved:<decision>`, `manual:<request>`
+    retry: Mapped[int] = mapped_column(server_default=text("0"))
+    requested_by: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str | None]  # why it ended as it did, in a sentence
+    seed: Mapped[int]
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    fence: Mapped[int] = mapped_column(server_default=text("0"))
+    lease_until: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    progress_at: Mapped[datetime | None]
+    progress: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # step, fraction, seconds by part
+    snapshot_digest: Mapped[str | None]
+    decision_cut: Mapped[int] = mapped_column(server_default=text("0"))  # highest decision in the snapshot
+    base_version: Mapped[int | None]  # the champion at the claim
+    version: Mapped[int | None]  # the number that it drew
+    judged_generation: Mapped[int | None]  # the champion's generation that the verdict speaks of
+    verdict: Mapped[str | None]
+    created_at: Mapped[datetime] = _now()
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("model_id", "kind", "trigger_key", "retry"),
+        _one_of("kind", states.RunKind),
+        _one_of("state", states.RunState),
+        Index(
+            "uq_runs_active",
+            "model_id",
+            "kind",
+            unique=True,
+            postgresql_where=text("state IN ('queued', 'training', 'judging', 'promoting')"),
+        ),
+        Index(None, "model_id", "created_at"),
+        ForeignKeyConstraint(
+            ["model_id", "snapshot_digest"], ["snapshots.model_id", "snapshots.digest"]
+        ),
+    )
+
+
+class GateCheck(Base):
+    """One line of a verdict, with the images behind it in `detail`."""
+
+    __tablename__ = "gate_checks"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id"), index=True)
+    round: Mapped[int]  # a run is judged again when the champion changed under it
+    check: Mapped[str] = mapped_column("check")
+    value: Mapped[float | None]
+    bound: Mapped[float | None]
+    n: Mapped[int]
+    fixed: Mapped[int]  # b: the champion was wrong, the candidate is right
+    broken: Mapped[int]  # c: the other way round
+    passed: Mapped[bool | None]  # null: shown, not judged, or too few images
+    detail: Mapped[Json]
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (UniqueConstraint("run_id", "round", "check"),)
+
+
+class LedgerEntry(Base):
+    """Append-only, hash-chained: each change of champion."""
+
+    __tablename__ = "ledger"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)  # equals the generation that it made
+    action: Mapped[str]  # create, promote, rollback
+    version: Mapped[int]
+    previous_version: Mapped[int | None]
+    run_id: Mapped[UUID | None]
+    actor: Mapped[str]
+    artefact_digest: Mapped[str]
+    detail: Mapped[Json]
+    created_at: Mapped[datetime]
+    previous_hash: Mapped[str]
+    hash: Mapped[str]
+    __table_args__ = (
+        CheckConstraint("action IN ('create', 'promote', 'rollback')", name="action_known"),
+    )
+
+
+class TriggerCheck(Base):
+    """One consideration: what was counted, and why a run came of it or not."""
+
+    __tablename__ = "trigger_checks"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    kind: Mapped[str]
+    policy: Mapped[Json]
+    counts: Mapped[Json]
+    fired: Mapped[bool]
+    run_id: Mapped[UUID | None]
+    reason: Mapped[str]
+    at: Mapped[datetime] = _now()
+    __table_args__ = (Index(None, "model_id", "id"),)
+
+
+class OutboxEvent(Base):
+    """An event that waits for the relay, committed with the rows it speaks of."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    event: Mapped[str]
+    payload: Mapped[Json]
+    created_at: Mapped[datetime] = _now()
+    published_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
+    )
+
+
+class Replica(Base):
+    """What one API process has in service, as it said last."""
+
+    __tablename__ = "replicas"
+    process: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    generation: Mapped[int]
+    version: Mapped[int | None]
+    error: Mapped[str | None]  # why the wanted version could not be loaded
+    seen_at: Mapped[datetime] = _now()
+
+
+class IdempotencyKey(Base):
+    """The answer that a POST with this key got, so that a repeat gets the same."""
+
+    __tablename__ = "idempotency_keys"
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]  # of method, path and body
+    status: Mapped[int]
+    response: Mapped[Json]
+    created_at: Mapped[datetime] = _now()
+
+
+class AuditLogEntry(Base):
+    """Append-only: every change that a person or a key made."""
+
+    __tablename__ = "audit_log"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    at: Mapped[datetime] = _now()
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[Json] = mapped_column(server_default=text("'{}'"))

@@ -1,0 +1,1 @@
+"""Schema migrations, `versions/NNNN_verb_object.py`; `backtalk.schema` runs them."""

@@ -1,0 +1,48 @@
+"""How Alembic reaches the database: one transaction per migration, and never a long wait for a lock."""
+
+import os
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, text
+
+from backtalk.config import Settings
+from backtalk.tables import Base
+
+#: Two processes that migrate at once take turns on this advisory lock.
+_LOCK_KEY = 0x6261636B
+
+
+def _url() -> str:
+    url = context.config.get_main_option("sqlalchemy.url") or os.environ.get("BACKTALK_DATABASE_URL")
+    if not url:
+        raise SystemExit("Set BACKTALK_DATABASE_URL to the database that is to be migrated.")
+    return Settings(database_url=url).database_url or url
+
+
+def _run(connection: Connection) -> None:
+    # A migration that waits for a lock makes all later queries on that table wait behind it: give up
+    # soon instead. Waiting for another migrator is harmless, so that comes first and may take longer.
+    with connection.begin():
+        connection.execute(text("SET lock_timeout = '120s'"))
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+        connection.execute(text("SET lock_timeout = '5s'"))
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _run_on_own_engine() -> None:
+    engine = create_engine(_url())
+    with engine.connect() as connection:
+        _run(connection)  # the advisory lock goes with the connection
+    engine.dispose()
+
+
+if context.is_offline_mode():
+    raise SystemExit("Migrations run against a database; SQL scripts are not made.")
+_run_on_own_engine()
