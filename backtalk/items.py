@@ -1,0 +1,77 @@
+"""Review items: what is offered to reviewers. At most one is open per prediction."""
+
+from uuid import UUID
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from backtalk.states import ConfirmationState, CorrectionState, ItemKind
+from backtalk.tables import Confirmation, Correction, Decision, Prediction, ReviewItem
+
+_UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
+
+
+def find_open_item(session: Session, prediction_id: UUID) -> ReviewItem | None:
+    return session.scalar(
+        select(ReviewItem)
+        .where(ReviewItem.prediction_id == prediction_id, ReviewItem.closed_at.is_(None))
+        .with_for_update()
+    )
+
+
+def find_newest_statement(session: Session, prediction_id: UUID) -> Correction | None:
+    """The newest correction that nobody has decided."""
+    return session.scalar(
+        select(Correction)
+        .where(Correction.prediction_id == prediction_id, Correction.state.in_(_UNDECIDED))
+        .order_by(Correction.id.desc())
+        .limit(1)
+    )
+
+
+def offer(session: Session, prediction: Prediction) -> ReviewItem | None:
+    """Bring the prediction's open item in line with what has been said of it; the item, if one is wanted.
+
+    A correction that arrives later changes the open item and its etag. An audited prediction stays until a
+    person has answered it.
+    """
+    item = find_open_item(session, prediction.id)
+    newest = find_newest_statement(session, prediction.id)
+    if newest is None and item is not None and item.kind == ItemKind.AUDIT:
+        return item
+    if newest is None and not _wants_person(session, prediction):
+        if item is not None:
+            item.closed_at = func.now()
+        return None
+    kind = ItemKind.AUDIT if newest is None else ItemKind.CORRECTION
+    if item is None:
+        item = ReviewItem(model_id=prediction.model_id, prediction_id=prediction.id, etag=1)
+        session.add(item)
+    elif item.correction_id != (newest and newest.id):
+        item.etag += 1
+    item.kind = kind
+    item.correction_id = newest.id if newest else None
+    item.reported = newest.label if newest else None
+    session.flush()
+    return item
+
+
+def offer_audit(session: Session, prediction: Prediction) -> None:
+    """Ask a person whether this prediction is right, unless it is being asked already."""
+    if find_open_item(session, prediction.id) is None:
+        session.add(
+            ReviewItem(model_id=prediction.model_id, prediction_id=prediction.id, kind=ItemKind.AUDIT, etag=1)
+        )
+        session.flush()
+
+
+def _wants_person(session: Session, prediction: Prediction) -> bool:
+    decided = exists().where(
+        Decision.prediction_id == prediction.id, Decision.final, Decision.actor != "policy"
+    )
+    if prediction.audit and not session.scalar(select(decided)):
+        return True
+    disputed = exists().where(
+        Confirmation.prediction_id == prediction.id, Confirmation.state == ConfirmationState.DISPUTED
+    )
+    return bool(session.scalar(select(disputed)))

@@ -1,0 +1,271 @@
+"""From statement to sample: grouped, offered to reviewers, decided once."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from backtalk import items
+from backtalk.callers import POLICY, Caller
+from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
+from backtalk.errors import ItemChanged, ItemNotFound
+from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
+from backtalk.groups import Candidate, Source, place_images
+from backtalk.outbox import emit
+from backtalk.policy import Policy
+from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
+from backtalk.settling import settle
+from backtalk.states import Action, ConfirmationState, CorrectionState, Origin, ReviewPolicy, Side
+from backtalk.tables import (
+    ApiKey,
+    Confirmation,
+    Correction,
+    Decision,
+    Image,
+    Model,
+    Prediction,
+    ReviewItem,
+)
+
+CONSIDER_AT_LATEST_S = 5.0  # even if the doorbell of StatementApproved is lost
+RING_AGAIN_S = 10  # a statement that nobody prepared for so long gets its doorbell rung again
+
+
+def prepare_prediction(session: Session, prediction_id: str) -> None:
+    """Group the image, offer what needs a person, and let the approval policy decide the rest.
+
+    Runs after every statement and audit; doing it twice changes nothing.
+    """
+    prediction = session.get(Prediction, UUID(prediction_id), with_for_update=True)
+    if prediction is None:
+        return
+    model = session.get_one(Model, prediction.model_id)
+    lock_decisions(session, model.id)
+    side = _place(session, model, prediction)
+    item = items.offer(session, prediction)
+    correction = items.find_newest_statement(session, prediction.id)
+    if item and correction and _policy_approves(session, model, prediction, correction):
+        _decide(session, model, prediction, item, POLICY, Action.APPROVE, correction.label)
+    _follow_confirmations(session, model, prediction, side)
+    for table in (Correction, Confirmation):
+        session.execute(
+            update(table)
+            .where(table.prediction_id == prediction.id, table.prepared_at.is_(None))
+            .values(prepared_at=func.now())
+        )
+
+
+def decide_item(
+    session: Session,
+    *,
+    caller: Caller,
+    item_id: str,
+    action: Action,
+    label: str | None = None,
+    if_match: str | None,
+) -> Decision:
+    """Take down a reviewer's decision.
+
+    Raises:
+        ItemNotFound: no such item.
+        EtagMissing, ItemChanged: the caller did not say, or does not know, the item as it is now.
+        UnknownLabel, InvalidInput, NotAllowed: the ruling cannot be made, or not by this caller.
+    """
+    found = _find_item(session, item_id)
+    # The same order of locks as statements take: prediction, decisions, item.
+    prediction = session.get_one(Prediction, found.prediction_id, with_for_update=True)
+    model = session.get_one(Model, found.model_id)
+    lock_decisions(session, model.id)
+    item = session.get_one(ReviewItem, found.id, with_for_update=True, populate_existing=True)
+    if item.closed_at is not None:
+        raise ItemChanged(_describe_decision(session, item))
+    check_etag(item, if_match)
+    if action is Action.SKIP:
+        return _skip(session, item, caller)
+    correction = session.get(Correction, item.correction_id) if item.correction_id else None
+    ruling = choose_ruling(model, prediction, item, correction, caller, action, label)
+    return _decide(session, model, prediction, item, caller, ruling.action, ruling.label)
+
+
+def count_open(session: Session, model_id: int) -> int:
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(ReviewItem)
+            .where(ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None))
+        )
+        or 0
+    )
+
+
+def ring_unprepared(session: Session) -> int:
+    """Ring again for statements and audits whose doorbell was lost; how many."""
+    events: list[Event] = []
+    for event, query in (
+        (CorrectionReceived, _UNPREPARED_CORRECTIONS),
+        (ConfirmationReceived, _UNPREPARED_CONFIRMATIONS),
+        (AuditDrawn, _UNOFFERED_AUDITS),
+    ):
+        rows = session.execute(text(query), {"seconds": RING_AGAIN_S})
+        events += [event(model_id=r.model_id, prediction_id=str(r.prediction_id)) for r in rows]
+    emit(session, *events)
+    return len(events)
+
+
+_UNPREPARED = """
+SELECT DISTINCT model_id, prediction_id FROM {table} s
+WHERE prepared_at IS NULL AND created_at < now() - make_interval(secs => :seconds)
+AND NOT EXISTS (
+    SELECT FROM outbox o WHERE o.payload->>'prediction_id' = s.prediction_id::text
+    AND o.created_at > now() - make_interval(secs => :seconds)
+) LIMIT 500
+"""
+_UNPREPARED_CORRECTIONS = _UNPREPARED.format(table="corrections")
+_UNPREPARED_CONFIRMATIONS = _UNPREPARED.format(table="confirmations")
+_UNOFFERED_AUDITS = """
+SELECT p.model_id, p.id AS prediction_id FROM predictions p
+WHERE p.audit AND p.created_at < now() - make_interval(secs => :seconds)
+AND NOT EXISTS (SELECT FROM review_items i WHERE i.prediction_id = p.id)
+AND NOT EXISTS (
+    SELECT FROM outbox o WHERE o.payload->>'prediction_id' = p.id::text
+    AND o.created_at > now() - make_interval(secs => :seconds)
+) LIMIT 500
+"""
+
+
+def _find_item(session: Session, item_id: str) -> ReviewItem:
+    try:
+        item = session.get(ReviewItem, UUID(item_id))
+    except ValueError:
+        item = None
+    if item is None:
+        raise ItemNotFound(f"There is no review item {item_id!r}.")
+    return item
+
+
+def _place(session: Session, model: Model, prediction: Prediction) -> Side | None:
+    image = session.get_one(Image, prediction.image_id)
+    if image.pixels_sha256 is None or image.perceptual_hash is None:
+        return None  # deleted meanwhile
+    source = Source.AUDIT if prediction.audit else Source.TRAFFIC
+    candidate = Candidate(image.id, image.pixels_sha256, image.perceptual_hash)
+    return place_images(session, model, [candidate], source)[image.id]
+
+
+def _policy_approves(session: Session, model: Model, prediction: Prediction, correction: Correction) -> bool:
+    """Audits and disputes wait for a person under every policy."""
+    review = Policy.parse(model.policy).review
+    if prediction.audit or correction.state != CorrectionState.PENDING or review is ReviewPolicy.REQUIRED:
+        return False
+    if review is ReviewPolicy.AUTO:
+        return True
+    key = session.get(ApiKey, correction.key_id) if correction.key_id else None
+    return key is not None and key.trusted
+
+
+def _follow_confirmations(session: Session, model: Model, prediction: Prediction, side: Side | None) -> None:
+    """A confirmation that nobody contradicts is a sample at once; one that was withdrawn is none any more."""
+    active = session.scalar(
+        select(Confirmation)
+        .where(
+            Confirmation.prediction_id == prediction.id,
+            Confirmation.state == ConfirmationState.ACTIVE,
+        )
+        .order_by(Confirmation.id)
+        .limit(1)
+    )
+    sample = find_live_sample(session, model.id, prediction.image_id)
+    ours = sample is not None and sample.prediction_id == prediction.id
+    if active is None:
+        if sample is not None and ours and sample.origin == Origin.CONFIRMATION and not sample.by_person:
+            retract_samples(session, model.id, prediction.image_id)
+    elif side is not None and not ours:
+        put_sample(
+            session,
+            model,
+            side,
+            Labelled(
+                prediction.image_id,
+                prediction.label,
+                Origin.CONFIRMATION,
+                by_person=False,
+                audited=prediction.audit,
+                prediction_id=prediction.id,
+                key_id=active.key_id,
+            ),
+        )
+
+
+def _skip(session: Session, item: ReviewItem, caller: Caller) -> Decision:
+    item.skipped_by = [*(a for a in item.skipped_by if a != caller.actor), caller.actor]
+    item.leased_by = item.lease_until = None
+    return _write(session, item, caller, Action.SKIP, None, final=False)
+
+
+def _write(
+    session: Session,
+    item: ReviewItem,
+    caller: Caller,
+    action: Action,
+    label: str | None,
+    *,
+    final: bool,
+) -> Decision:
+    decision = Decision(
+        model_id=item.model_id,
+        item_id=item.id,
+        prediction_id=item.prediction_id,
+        action=action,
+        label=label,
+        actor=caller.actor,
+        final=final,
+        counts=final and label is not None,
+    )
+    session.add(decision)
+    session.flush()
+    return decision
+
+
+def _decide(
+    session: Session,
+    model: Model,
+    prediction: Prediction,
+    item: ReviewItem,
+    caller: Caller,
+    action: Action,
+    label: str | None,
+) -> Decision:
+    """Write the decision and, where it is final, what follows from it."""
+    final = is_final(session, model, item, caller, Ruling(action, label))
+    decision = _write(session, item, caller, action, label, final=final)
+    item.etag += 1
+    item.leased_by = item.lease_until = None
+    if not final:
+        return decision
+    item.closed_at = func.now()
+    settle(session, model, prediction, item, decision, by_person=caller is not POLICY)
+    if decision.counts:
+        session.execute(
+            update(Model)
+            .where(Model.id == model.id)
+            .values(
+                consider_at=func.coalesce(
+                    Model.consider_at, func.now() + text(f"interval '{CONSIDER_AT_LATEST_S} s'")
+                )
+            )
+        )
+        emit(session, StatementApproved(model_id=model.id, prediction_id=str(prediction.id)))
+    return decision
+
+
+def _describe_decision(session: Session, item: ReviewItem) -> str:
+    decision = session.scalar(
+        select(Decision)
+        .where(Decision.item_id == item.id, Decision.final)
+        .order_by(Decision.id.desc())
+        .limit(1)
+    )
+    if decision is None:
+        return "This item is no longer open: what it was about was withdrawn."
+    said = f"as {decision.label!r}" if decision.label else "as teaching nothing"
+    return f"Decided {said} by {decision.actor} already. Ask for the next items."

@@ -1,0 +1,99 @@
+"""What a reviewer's action means for an item, and whether it ends the matter."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from backtalk.callers import POLICY, Caller
+from backtalk.errors import EtagMissing, InvalidInput, ItemChanged, NotAllowed, UnknownLabel
+from backtalk.policy import Policy
+from backtalk.states import Action, CorrectionState, ItemKind, Scope
+from backtalk.tables import Correction, Decision, Model, Prediction, ReviewItem
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """An action with the label that it finds right; none where it teaches nothing."""
+
+    action: Action
+    label: str | None
+
+
+def etag_of(item: ReviewItem) -> str:
+    """The literal If-Match value, quotes included."""
+    return f'"{item.etag}"'
+
+
+def check_etag(item: ReviewItem, if_match: str | None) -> None:
+    if not if_match:
+        raise EtagMissing("Say which state of the item you decide on: send its `etag` as If-Match.")
+    if if_match.strip() not in (etag_of(item), "*"):
+        raise ItemChanged("The item has changed since you read it. Read it again and decide anew.")
+
+
+def choose_ruling(
+    model: Model,
+    prediction: Prediction,
+    item: ReviewItem,
+    correction: Correction | None,
+    caller: Caller,
+    action: Action,
+    label: str | None,
+) -> Ruling:
+    """Approve means: the reported label is right (correction), the prediction is right (audit).
+
+    Raises:
+        UnknownLabel, InvalidInput: the action and label do not fit.
+        NotAllowed: `four_eyes` forbids to approve what one reported oneself.
+    """
+    if action is Action.RELABEL:
+        if label is None:
+            raise InvalidInput("To relabel, send the right `label`.")
+        if label not in model.labels:
+            raise UnknownLabel(f"{model.name} has no label {label!r}.", labels=list(model.labels))
+        return Ruling(action, label)
+    if label is not None:
+        raise InvalidInput(f"`label` goes with relabel, not with {action}.")
+    if action is Action.REJECT:
+        return Ruling(action, None)
+    if Policy.parse(model.policy).four_eyes and correction is not None and _is_own(correction, caller):
+        raise NotAllowed("This model's policy (four_eyes) lets nobody approve what they reported themselves.")
+    return Ruling(action, item.reported if item.kind == ItemKind.CORRECTION else prediction.label)
+
+
+def _is_own(correction: Correction, caller: Caller) -> bool:
+    return correction.reporter == caller.name or (
+        correction.key_id is not None and correction.key_id == caller.key_id
+    )
+
+
+def is_final(session: Session, model: Model, item: ReviewItem, caller: Caller, ruling: Ruling) -> bool:
+    """One decision is final; with `quorum` 2 two must agree, and a disagreement goes to a third person.
+
+    Raises:
+        NotAllowed: the caller has decided this item already, and another must.
+    """
+    if caller is POLICY or Policy.parse(model.policy).quorum == 1:
+        return True
+    before = list(
+        session.scalars(
+            select(Decision)
+            .where(Decision.item_id == item.id, Decision.action != Action.SKIP)
+            .order_by(Decision.id)
+        )
+    )
+    if any(d.actor == caller.actor for d in before) and not caller.has(Scope.ADMIN):
+        raise NotAllowed("You have decided this item; this model's policy (quorum) asks for somebody else.")
+    if len({d.label for d in before}) > 1:
+        return True
+    if _is_disputed(session, item):
+        return True
+    return any(d.label == ruling.label for d in before)
+
+
+def _is_disputed(session: Session, item: ReviewItem) -> bool:
+    disputed = exists().where(
+        Correction.prediction_id == item.prediction_id, Correction.state == CorrectionState.DISPUTED
+    )
+    return bool(session.scalar(select(disputed)))
