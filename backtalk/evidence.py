@@ -1,0 +1,146 @@
+"""Asks champion, candidate and anchor about the same images, from stored embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backtalk.dataset import LabelledImages, list_split
+from backtalk.embeddings import embed_missing, find_missing, load_embeddings
+from backtalk.gate import Answers, Evidence
+from backtalk.heads import Head
+from backtalk.runtime import Backbone
+from backtalk.states import VERDICT_RUN_STATES, Split, VersionState
+from backtalk.system import System
+from backtalk.tables import Model, Run, Sample, Version
+
+WORN_AFTER = 20  # verdicts by one holdout, beyond which it should be a third new
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The versions that a verdict is about."""
+
+    candidate: Version
+    champion: Version
+    anchor: Version
+
+
+def get_contest(session: Session, model: Model, candidate: Version) -> Contest:
+    """The candidate against the champion and the anchor of this moment."""
+    champion = session.scalars(
+        select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
+    ).one()
+    anchor = session.scalars(
+        select(Version)
+        .where(Version.model_id == model.id, Version.anchored_at.is_not(None))
+        .order_by(Version.anchored_at.desc())
+        .limit(1)
+    ).one()
+    return Contest(candidate, champion, anchor)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Evidence, with what the caller needs to find the images again."""
+
+    evidence: Evidence
+    kept: LabelledImages
+
+
+def gather_evidence(session: Session, system: System, model: Model, contest: Contest) -> Gathered:
+    """Everybody's answers on the live judging sets. Images that some backbone cannot see are left out."""
+    heads = [load_head(system, v) for v in (contest.champion, contest.candidate, contest.anchor)]
+    _embed_for(session, system, model.id, heads)
+    digests = [head.backbone_digest for head in heads]
+    lists = {
+        split: list_split(session, model.id, split, digests)
+        for split in (Split.HOLDOUT, Split.REGRESSION, Split.KEPT)
+    }
+    served, new_share = _measure_wear(session, model.id)
+    answers = {
+        split: _ask(session, model, heads, images, with_anchor=split is Split.HOLDOUT)
+        for split, images in lists.items()
+    }
+    evidence = Evidence(
+        labels=tuple(model.labels),
+        holdout=answers[Split.HOLDOUT],
+        regression=answers[Split.REGRESSION],
+        kept=answers[Split.KEPT],
+        served_before=served,
+        new_share=new_share,
+        aim="better",
+    )
+    return Gathered(evidence, lists[Split.KEPT])
+
+
+def load_head(system: System, version: Version) -> Head:
+    """The head of a version, wherever its folder is by now (published, but perhaps not committed yet)."""
+    folder = system.versions.resolve(version.path)
+    if not folder.is_dir():
+        folder = system.versions.resolve(f"{version.path.split('/')[0]}/{version.number}")
+    return Head.load(folder / "head.npz")
+
+
+def _embed_for(session: Session, system: System, model_id: int, heads: Sequence[Head]) -> None:
+    """Anchor and champion may stand on older backbones, which have not seen the newest images."""
+    image_ids = list(
+        session.scalars(
+            select(Sample.image_id).where(
+                Sample.model_id == model_id,
+                Sample.retracted_at.is_(None),
+                Sample.split.in_((Split.HOLDOUT, Split.REGRESSION, Split.KEPT)),
+            )
+        )
+    )
+    for digest in {head.backbone_digest for head in heads}:
+        if find_missing(session, digest, image_ids):
+            backbone = Backbone(system.versions.backbone_dir(digest), interpreters=1)
+            embed_missing(session, system.images, backbone, image_ids)
+
+
+def _ask(
+    session: Session, model: Model, heads: Sequence[Head], images: LabelledImages, *, with_anchor: bool
+) -> Answers:
+    champion, candidate, anchor = heads
+    index = {label: i for i, label in enumerate(model.labels)}
+    return Answers(
+        image_ids=tuple(str(i) for i in images.image_ids),
+        truth=np.array([index[label] for label in images.labels], np.int64),
+        champion=_scores(session, champion, images.image_ids),
+        candidate=_scores(session, candidate, images.image_ids),
+        anchor=_scores(session, anchor, images.image_ids) if with_anchor else None,
+    )
+
+
+def _scores(session: Session, head: Head, image_ids: list[UUID]) -> NDArray[np.float32]:
+    width = head.weights.shape[1]
+    return head.scores(load_embeddings(session, head.backbone_digest, image_ids, width))
+
+
+def _measure_wear(session: Session, model_id: int) -> tuple[int, float]:
+    """How many verdicts the holdout has served, and what share of it came after the 20th verdict back."""
+    ended = list(
+        session.scalars(
+            select(Run.ended_at)
+            .where(Run.model_id == model_id, Run.state.in_(VERDICT_RUN_STATES))
+            .order_by(Run.ended_at.desc())
+        )
+    )
+    if len(ended) < WORN_AFTER:
+        return len(ended), 1.0
+    holdout = (Sample.model_id == model_id, Sample.retracted_at.is_(None), Sample.split == Split.HOLDOUT)
+    total = session.scalar(select(func.count()).select_from(Sample).where(*holdout)) or 0
+    new = (
+        session.scalar(
+            select(func.count())
+            .select_from(Sample)
+            .where(*holdout, Sample.created_at > ended[WORN_AFTER - 1])
+        )
+        or 0
+    )
+    return len(ended), new / total if total else 0.0

@@ -1,0 +1,301 @@
+"""Judges candidates and changes champions: by verdict, by a person, and back."""
+
+import logging
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backtalk import champions, items, runs
+from backtalk.callers import Caller
+from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
+from backtalk.events import CandidatePassed, ChampionChanged, RunEnded, VersionRolledBack
+from backtalk.evidence import Contest, gather_evidence, get_contest
+from backtalk.gate import Judgement, judge
+from backtalk.ledger import find_previous_champion
+from backtalk.outbox import emit
+from backtalk.policy import Policy
+from backtalk.runs import Claim
+from backtalk.states import RunKind, RunState, Verdict, VersionState
+from backtalk.store import verify_sums
+from backtalk.system import System
+from backtalk.tables import GateCheck, Model, Prediction, Run, Version
+
+log = logging.getLogger(__name__)
+
+PROMOTABLE = (VersionState.CANDIDATE, VersionState.INCONCLUSIVE, VersionState.RETIRED)
+OFFERED_AT_MOST = 50  # images behind one veto that are offered for review
+
+
+def judge_run(system: System, run_id: str) -> None:
+    """Put the candidate before the gate, write every check down, and act on the verdict."""
+    claim = _claim(system, run_id, RunState.JUDGING)
+    if claim is None:
+        return
+    try:
+        with system.db.transaction() as session:
+            _judge(session, system, claim)
+    except LeaseLost as error:
+        log.warning("%s", error.message)
+    except ArtefactInvalid as error:
+        _quarantine(system, claim, error.message)
+
+
+def _claim(system: System, run_id: str, state: RunState) -> Claim | None:
+    with system.db.transaction() as session:
+        return runs.claim_run(
+            session,
+            run_id,
+            state,
+            from_state=state,
+            lease_s=system.settings.lease_s,
+            max_attempts=system.settings.max_attempts,
+        )
+
+
+def _judge(session: Session, system: System, claim: Claim) -> None:
+    started = monotonic()
+    run = runs.get_run(session, claim.run_id)
+    model = session.get_one(Model, claim.model_id)
+    generation = model.generation  # read first: a change after this loses the compare-and-set
+    contest = get_contest(session, model, get_version(session, model, run.version))
+    if run.kind == RunKind.HEAD and contest.candidate.backbone_digest != contest.champion.backbone_digest:
+        _supersede(session, claim, contest)
+        return
+    gathered = gather_evidence(session, system, model, contest)
+    judgement = judge(gathered.evidence, Policy.parse(model.policy))
+    _write_checks(session, run, judgement)
+    if any(c.check == "kept" and c.passed is False for c in judgement.checks):
+        behind = zip(gathered.evidence.kept.image_ids, gathered.kept.predictions, strict=True)
+        _offer_vetoed(session, judgement, dict(behind))
+    seconds = {"judge": round(monotonic() - started, 3)}
+    progress = runs.merge_progress({"part": "verdict", "fraction": 1.0, "seconds": seconds})
+    runs.update_claimed(
+        session, claim, verdict=judgement.verdict, judged_generation=generation, progress=progress
+    )
+    _act_on(session, claim, model, contest.candidate, judgement)
+    log.info("run %s: %s. %s", claim.run_id, judgement.verdict, judgement.reason)
+
+
+def get_version(session: Session, model: Model, number: int | None) -> Version:
+    """Raises VersionNotFound."""
+    version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
+    if version is None:
+        raise VersionNotFound(f"{model.name} has no version {number}.")
+    return version
+
+
+def _supersede(session: Session, claim: Claim, contest: Contest) -> None:
+    contest.candidate.state = VersionState.REJECTED
+    runs.end_run(
+        session,
+        claim,
+        RunState.SUPERSEDED,
+        f"The backbone changed with version {contest.champion.number} while this head was being fitted.",
+    )
+
+
+def _write_checks(session: Session, run: Run, judgement: Judgement) -> None:
+    last = session.scalar(select(func.max(GateCheck.round)).where(GateCheck.run_id == run.id)) or 0
+    for check in judgement.checks:
+        session.add(
+            GateCheck(
+                run_id=run.id,
+                round=last + 1,
+                check=check.check,
+                value=check.value,
+                bound=check.bound,
+                n=check.n,
+                fixed=check.fixed,
+                broken=check.broken,
+                passed=check.passed,
+                detail=check.detail,
+            )
+        )
+
+
+def _offer_vetoed(session: Session, judgement: Judgement, predictions: dict[str, UUID | None]) -> None:
+    """A confirmation may be wrong: let a person look at the images behind a veto of `kept`."""
+    kept = next(c for c in judgement.checks if c.check == "kept")
+    for image_id in kept.detail.get("broken_images", [])[:OFFERED_AT_MOST]:
+        prediction_id = predictions.get(image_id)
+        if prediction_id is not None:
+            items.offer_audit(session, session.get_one(Prediction, prediction_id))
+
+
+def _act_on(session: Session, claim: Claim, model: Model, candidate: Version, judgement: Judgement) -> None:
+    candidate.metrics = candidate.metrics | {"better_than_anchor": judgement.better_than_anchor}
+    if judgement.verdict is Verdict.REJECTED:
+        candidate.state = VersionState.REJECTED
+        runs.end_run(session, claim, RunState.REJECTED, judgement.reason)
+    elif judgement.verdict is Verdict.INCONCLUSIVE:
+        candidate.state = VersionState.INCONCLUSIVE
+        runs.end_run(session, claim, RunState.INCONCLUSIVE, judgement.reason)
+    elif model.hold:
+        runs.end_run(session, claim, RunState.PASSED, f"{judgement.reason} Held: a person may promote it.")
+    else:
+        runs.update_claimed(
+            session, claim, state=RunState.PROMOTING, reason=judgement.reason, lease_until=None
+        )
+        emit(session, CandidatePassed(model_id=model.id, run_id=str(claim.run_id)))
+
+
+def _quarantine(system: System, claim: Claim, reason: str) -> None:
+    """The artefact is not what was verified: it never goes live."""
+    log.error("run %s: %s", claim.run_id, reason)
+    with system.db.transaction() as session:
+        run = runs.get_run(session, claim.run_id)
+        model = session.get_one(Model, claim.model_id)
+        get_version(session, model, run.version).state = VersionState.QUARANTINED
+        runs.end_run(session, claim, RunState.FAILED, reason)
+
+
+def promote_run(system: System, run_id: str) -> None:
+    """Make a passed candidate live, unless the champion changed since it was judged."""
+    started = monotonic()
+    claim = _claim(system, run_id, RunState.PROMOTING)
+    if claim is None:
+        return
+    with system.db.reading() as session:
+        run = runs.get_run(session, claim.run_id)
+        model = session.get_one(Model, claim.model_id)
+        version = get_version(session, model, run.version)
+    try:
+        path = champions.publish(system, model, version)
+    except ArtefactInvalid as error:
+        _quarantine(system, claim, error.message)
+        return
+    try:
+        with system.db.transaction() as session:
+            promoted = _promote(session, claim, model, version, path, started)
+    except LeaseLost as error:
+        log.warning("%s", error.message)
+        return
+    if promoted:
+        champions.rewrite_models_config(system)
+        log.info("%s: version %d is live", model.name, version.number)
+    else:
+        champions.unpublish(system, version, path)
+
+
+def _promote(
+    session: Session, claim: Claim, model: Model, version: Version, path: str, started: float
+) -> bool:
+    """One transaction; False where the champion changed, or a hold came, since the verdict."""
+    run = runs.get_run(session, claim.run_id)
+    change = champions.Change(
+        action="promote",
+        actor=run.requested_by,
+        run_id=run.id,
+        path=path,
+        anchor=bool(version.metrics.get("better_than_anchor")),
+        detail={
+            "verdict": run.verdict,
+            "reason": run.reason,
+            "snapshot_digest": run.snapshot_digest,
+            "checks": champions.summarise_checks(session, run.id),
+        },
+    )
+    assert run.judged_generation is not None
+    generation = champions.change_champion(
+        session, model.id, version.number, seen=run.judged_generation, change=change, unless_held=True
+    )
+    if generation is None:
+        _lose(session, claim, model.id)
+        return False
+    seconds = {"promote": round(monotonic() - started, 3)}
+    runs.end_run(
+        session,
+        claim,
+        RunState.PROMOTED,
+        run.reason or "",
+        progress=runs.merge_progress({"part": "promoted", "fraction": 1.0, "seconds": seconds}),
+    )
+    return True
+
+
+def _lose(session: Session, claim: Claim, model_id: int) -> None:
+    """Another generation, or a hold, came first: the verdict no longer speaks of the champion."""
+    runs.update_claimed(session, claim, state=RunState.JUDGING, lease_until=None)
+    emit(session, ChampionChanged(model_id=model_id, run_id=str(claim.run_id)))
+
+
+def promote_version(system: System, *, model_name: str, number: int, caller: Caller) -> dict[str, Any]:
+    """A person makes a version live whose artefact verifies, whatever the gate said short of `rejected`.
+
+    Raises:
+        ModelNotFound, VersionNotFound
+        Conflict: it is live already, or in no state to be promoted.
+        ArtefactInvalid: its files are not what was verified.
+    """
+    with system.db.reading() as session:
+        model = champions.get_model(session, model_name)
+        version = get_version(session, model, number)
+    if version.state == VersionState.LIVE:
+        raise Conflict(f"Version {number} of {model_name} is live already.")
+    if version.state not in PROMOTABLE or version.pruned_at is not None:
+        state = "pruned" if version.pruned_at is not None else version.state
+        raise Conflict(f"Version {number} of {model_name} is {state} and cannot be promoted.")
+    verify_sums(champions.locate(system, version), version.artefact_digest)
+    path = champions.publish(system, model, version)
+    change = champions.Change(action="promote", actor=caller.actor, path=path, detail={"by": "person"})
+    return _change_by_person(system, model_name, number, change)
+
+
+def rollback_model(system: System, *, model_name: str, caller: Caller) -> dict[str, Any]:
+    """Back to the version that the champion took over from, at once; sets `hold`.
+
+    Raises:
+        ModelNotFound
+        NothingToRollBack: the champion is the first version.
+        ArtefactInvalid: the files of the one before are not what was verified.
+    """
+    with system.db.reading() as session:
+        model = champions.get_model(session, model_name)
+        number = find_previous_champion(session, model.id, model.live_version or 0)
+        if number is None:
+            raise NothingToRollBack(f"{model_name} has no earlier version than {model.live_version}.")
+        version = get_version(session, model, number)
+    if version.pruned_at is None:
+        verify_sums(champions.locate(system, version), version.artefact_digest)
+    change = champions.Change(
+        action="rollback", actor=caller.actor, path=version.path, detail={"by": "person"}
+    )
+    return _change_by_person(system, model_name, number, change)
+
+
+def _change_by_person(
+    system: System, model_name: str, number: int, change: "champions.Change"
+) -> dict[str, Any]:
+    with system.db.transaction() as session:
+        model = champions.get_model(session, model_name, for_update=True)
+        generation = champions.change_champion(
+            session, model.id, number, seen=model.generation, change=change, unless_held=False
+        )
+        assert generation is not None  # the row was locked
+        champions.log_change(session, model_name, number, change)
+        if change.action == "rollback":
+            emit(session, VersionRolledBack(model_id=model.id, version=number))
+    champions.rewrite_models_config(system)
+    return {"model": model_name, "version": number, "generation": generation}
+
+
+def cancel_run(session: Session, run_id: str, caller: Caller) -> Run:
+    """End a run that has not reached its verdict.
+
+    Raises:
+        RunNotFound
+        Conflict: it has ended.
+    """
+    run = runs.get_run(session, UUID(run_id))
+    session.refresh(run, with_for_update=True)
+    if run.ended_at is not None:
+        raise Conflict(f"Run {run_id} has ended ({run.state}).")
+    run.state, run.reason = RunState.CANCELLED, f"Cancelled by {caller.name}."
+    run.fence += 1
+    run.lease_until, run.ended_at = None, func.now()
+    emit(session, RunEnded(model_id=run.model_id, run_id=run_id))
+    session.flush()
+    return run

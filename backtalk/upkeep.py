@@ -1,0 +1,105 @@
+"""Keeps the house clean: old artefacts, what broken-off work left behind, events long rung for."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from backtalk.champions import rewrite_models_config
+from backtalk.errors import ArtefactInvalid
+from backtalk.ledger import find_previous_champion
+from backtalk.states import ACTIVE_RUN_STATES, VersionState
+from backtalk.system import System
+from backtalk.tables import LedgerEntry, Model, Run, Version
+
+log = logging.getLogger(__name__)
+
+UNPROMOTED_KEPT = 3
+RETIRED_KEPT = 5  # with their SavedModels; of older ones only the heads stay
+LEFTOVER_AFTER_S = 3600.0
+
+
+def prune_versions(system: System, model_id: int) -> None:
+    """Keep the newest unpromoted artefacts whole, and the SavedModels of the newest promoted ones.
+
+    The heads of all promoted versions stay: anchors and receipts need them.
+    """
+    with system.db.transaction() as session:
+        promoted = set(session.scalars(select(LedgerEntry.version).where(LedgerEntry.model_id == model_id)))
+        for version in _list_prunable(session, model_id, promoted):
+            if version.number in promoted:
+                system.versions.prune(version.path)
+            else:
+                system.versions.discard(version.path)
+            version.pruned_at = func.now()
+            log.info("version %d of model %d pruned", version.number, model_id)
+
+
+def _list_prunable(session: Session, model_id: int, promoted: set[int]) -> list[Version]:
+    versions = list(
+        session.scalars(
+            select(Version)
+            .where(
+                Version.model_id == model_id,
+                Version.pruned_at.is_(None),
+                Version.state != VersionState.LIVE,
+                Version.run_id.not_in(select(Run.id).where(Run.state.in_(ACTIVE_RUN_STATES)))
+                | Version.run_id.is_(None),
+            )
+            .order_by(Version.number.desc())
+        )
+    )
+    model = session.get_one(Model, model_id)
+    before = find_previous_champion(session, model_id, model.live_version or 0)
+    unpromoted = [v for v in versions if v.number not in promoted]
+    retired = [v for v in versions if v.number in promoted and v.number != before]
+    return unpromoted[UNPROMOTED_KEPT:] + retired[RETIRED_KEPT:]
+
+
+def sweep(system: System) -> None:
+    """Remove what broken-off work left, forget old doorbells, and mend models.config."""
+    with system.db.transaction() as session:
+        session.execute(text("DELETE FROM outbox WHERE published_at < now() - interval '7 days'"))
+        session.execute(text("DELETE FROM replicas WHERE seen_at < now() - interval '1 hour'"))
+        session.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
+        session.execute(text("DELETE FROM sign_in_attempts WHERE at < now() - interval '1 day'"))
+        live = dict(
+            session.execute(
+                select(Model.name, Model.live_version).where(Model.live_version.is_not(None))
+            ).all()
+        )
+        known = set(session.scalars(select(Version.path)))
+        model_ids = list(session.scalars(select(Model.id)))
+    for model_id in model_ids:
+        prune_versions(system, model_id)
+    _remove_leftovers(system, known)
+    if _named_live(system) != live:
+        rewrite_models_config(system)  # a promotion broke off between its commit and this file
+
+
+def _named_live(system: System) -> dict[str, int] | None:
+    try:
+        return system.versions.read_models_config()
+    except ArtefactInvalid:
+        return None
+
+
+def _remove_leftovers(system: System, known: set[str]) -> None:
+    """Folders of attempts that no version names, once they are too old to belong to a run at work."""
+    root = system.versions.root
+    candidates = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
+    for folder in [*candidates, *root.glob(".jobs/*")]:
+        if _age_s(folder) > LEFTOVER_AFTER_S:
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("removed %s, left by work that broke off", folder.name)
+    system.images.sweep()
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,108 @@
+"""Proves what is claimed: ledger, sums, and that models.config names what is live."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backtalk.champions import get_model, locate
+from backtalk.errors import ArtefactInvalid
+from backtalk.heads import Head
+from backtalk.ledger import find_breaks
+from backtalk.states import VersionState
+from backtalk.store import verify_sums
+from backtalk.system import System
+from backtalk.tables import LedgerEntry, Model, Version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `problem` is None where it holds."""
+
+    model: str
+    subject: str
+    problem: str | None
+
+
+def verify(system: System, model_name: str | None = None) -> list[Finding]:
+    """Look at one model or at all.
+
+    Raises:
+        ModelNotFound
+    """
+    with system.db.reading() as session:
+        if model_name is not None:
+            models = [get_model(session, model_name)]
+        else:
+            models = list(session.scalars(select(Model).order_by(Model.name)))
+        findings = [finding for model in models for finding in _verify_model(session, system, model)]
+        findings += _verify_models_config(system, models)
+    return findings
+
+
+def _verify_model(session: Session, system: System, model: Model) -> list[Finding]:
+    breaks = find_breaks(session, model.id, model.generation)
+    findings = [Finding(model.name, "ledger", "; ".join(breaks) or None), _verify_live(session, model)]
+    versions = session.scalars(
+        select(Version)
+        .where(
+            Version.model_id == model.id,
+            Version.state.in_((VersionState.LIVE, VersionState.RETIRED, VersionState.CANDIDATE)),
+            Version.pruned_at.is_(None) | (Version.state != VersionState.CANDIDATE),
+        )
+        .order_by(Version.number)
+    )
+    for version in versions:
+        problem = _check_files(system, version)
+        findings.append(Finding(model.name, f"version {version.number} ({version.state})", problem))
+    return findings
+
+
+def _verify_live(session: Session, model: Model) -> Finding:
+    """The row, the version's state and the ledger's last entry name the same version."""
+    last = session.scalar(
+        select(LedgerEntry).where(LedgerEntry.model_id == model.id).order_by(LedgerEntry.seq.desc()).limit(1)
+    )
+    live = session.scalar(
+        select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
+    )
+    named = {model.live_version, last and last.version, live and live.number}
+    if len(named) == 1 and None not in named and last and live:
+        same = last.artefact_digest == live.artefact_digest
+        return Finding(
+            model.name, "live version", None if same else "the ledger names another artefact than the version"
+        )
+    return Finding(
+        model.name,
+        "live version",
+        f"the model names {model.live_version}, the ledger {last and last.version}, "
+        f"the versions {live and live.number}",
+    )
+
+
+def _check_files(system: System, version: Version) -> str | None:
+    folder = locate(system, version)
+    try:
+        if version.pruned_at is None:
+            verify_sums(folder, version.artefact_digest)
+        Head.load(folder / "head.npz")
+    except ArtefactInvalid as error:
+        return error.message
+    return None
+
+
+def _verify_models_config(system: System, models: list[Model]) -> list[Finding]:
+    try:
+        named = system.versions.read_models_config()
+    except ArtefactInvalid as error:
+        return [Finding("*", "models.config", error.message)]
+    return [
+        Finding(
+            model.name,
+            "models.config",
+            None
+            if named.get(model.name) == model.live_version
+            else f"names version {named.get(model.name)}, live is {model.live_version}",
+        )
+        for model in models
+    ]
