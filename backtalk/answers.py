@@ -56,6 +56,10 @@ class Answers:
     def anchor_right(self) -> Flags:
         return self.champion_right if self.anchor is None else self._right(self.anchor)
 
+    @cached_property
+    def champion_is_anchor(self) -> bool:
+        return self.anchor is None or np.array_equal(self.anchor, self.champion)
+
     def list_ids(self, rows: NDArray[np.intp], most: int = MAX_IDS) -> list[str]:
         """Ids of these rows, the first `most` of them."""
         return [self.image_ids[int(row)] for row in rows[:most]]

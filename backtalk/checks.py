@@ -40,7 +40,7 @@ def check_accuracy(against: Reference, answers: Answers, policy: Policy, aim: Ai
         "limit": -policy.margin,
         "upper": upper,
         "confidence": policy.confidence,
-        "reference_is_champion": against == "champion" or answers.anchor is None,
+        "reference_is_champion": against == "champion" or answers.champion_is_anchor,
         "reference_accuracy": _show_accuracy(right),
         "candidate_accuracy": _show_accuracy(answers.candidate_right),
         **pairs.list_images(answers),
@@ -105,7 +105,9 @@ def check_broken_share(name: Literal["regression", "kept"], answers: Answers, po
     right = int(answers.champion_right.sum())
     bound, passed = None, None
     said = f"{pairs.c} broken of {right} {what} that the champion reads right, {pairs.b} others fixed"
-    if right < policy.min_veto_images:
+    if not len(answers):
+        said = f"No {what} to ask about yet."
+    elif right < policy.min_veto_images:
         said += f": too few to judge, it takes {policy.min_veto_images}."
     else:
         bound = float(intervals.clopper_pearson_lower(pairs.c, right, policy.confidence))
@@ -145,10 +147,12 @@ def check_class_recall(answers: Answers, labels: Sequence[str], policy: Policy) 
     detail |= Pairs(pairs.fixed & in_class, pairs.broken & in_class).list_images(answers)
     detail["outcome"] = name_outcome(passed)
     detail["label"] = worst["label"]
+    shown = "no loss is shown"
+    if worst["bound"] > 0:
+        shown = f"a loss of {100 * worst['bound']:.1f} or more with {policy.confidence:.0%} confidence"
     detail["sentence"] = (
         f"Of {len(classes)} classes {worst['label']} comes off worst: recall {points(-worst['loss'])} on "
-        f"{worst['n']} images, a loss of at least {max(100 * worst['bound'], 0):.1f} points with "
-        f"{policy.confidence:.0%} confidence; {100 * policy.max_recall_loss:.0f} may be lost."
+        f"{worst['n']} images, {shown}; {100 * policy.max_recall_loss:.0f} may be lost."
     )
     counts = worst["n"], worst["fixed"], worst["broken"]
     return Check("class-recall", worst["loss"], worst["bound"], *counts, passed, detail)

@@ -140,7 +140,8 @@ def _explain(verdict: Verdict, rows: dict[str, Check], forecast: Forecast | None
     if verdict is Verdict.REJECTED:
         worse, struck = _failed(rows, ACCURACY), _failed(rows, VETOES)
         how = "Rejected." if worse else "Rejected by a veto."
-        return " ".join([how, *(check.detail["sentence"] for check in worse + struck)])
+        said = [check.detail["sentence"] for check in worse + struck if not _repeats(check)]
+        return " ".join([how, *said])
     champion, anchor = rows["accuracy-champion"], rows["accuracy-anchor"]
     if verdict is Verdict.PASSED:
         return f"Passed, no veto struck. {champion.detail['sentence']}"
@@ -151,13 +152,17 @@ def _explain(verdict: Verdict, rows: dict[str, Check], forecast: Forecast | None
     return f"Cannot tell. {why.detail['sentence']} {_say_forecast(champion.n, forecast)}"
 
 
+def _repeats(check: Check) -> bool:
+    """Where the champion is the anchor, the second comparison says what the first one said."""
+    return check.check == "accuracy-anchor" and bool(check.detail["reference_is_champion"])
+
+
 def _say_forecast(n: int, forecast: Forecast | None) -> str:
     if forecast is None or forecast.total - n > MAX_FORECAST:
         return "The two are so alike that more holdout images would hardly decide."
-    return (
-        f"About {forecast.total - n} more holdout images would decide, if they are answered alike "
-        f"(then: {forecast.towards})."
-    )
+    more = forecast.total - n
+    images = "image" if more == 1 else "images"
+    return f"About {more} more holdout {images} would decide, if answered alike (then: {forecast.towards})."
 
 
 # --- how many images would decide ------------------------------------------------------------------

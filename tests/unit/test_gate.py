@@ -123,8 +123,15 @@ def test_a_candidate_surely_better_than_the_anchor_becomes_the_next_anchor():
 def test_where_the_champion_is_the_anchor_its_row_says_so():
     judgement = judge_on(make_answers(right=100))
     assert row(judgement, "accuracy-anchor").detail["reference_is_champion"] is True
-    with_anchor = judge_on(make_answers(right=100, anchor_right=np.full(100, True)))
-    assert row(with_anchor, "accuracy-anchor").detail["reference_is_champion"] is False
+    another = judge_on(make_answers(right=100, anchor_right=np.arange(100) > 0))
+    assert row(another, "accuracy-anchor").detail["reference_is_champion"] is False
+
+
+def test_a_reason_does_not_say_the_same_twice_where_the_champion_is_the_anchor():
+    right = np.repeat([False, True, True, False], [5, 25, 450, 20])
+    for anchor_right in (None, right):
+        holdout = make_answers(fixed=5, broken=25, right=450, wrong=20, anchor_right=anchor_right)
+        assert judge_on(holdout).reason.count("surely worse") == 1
 
 
 # --- wear ------------------------------------------------------------------------------------------
