@@ -26,5 +26,5 @@ def build(settings: Settings, **engine_options: Any) -> System:
         settings=settings,
         db=Database(make_engine(settings.database_url, **engine_options)),
         images=ImageStore(settings.images_path),
-        versions=VersionStore(settings.store_path),
+        versions=VersionStore(settings.store_path, settings.serving_prefix),
     )

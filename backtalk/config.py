@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
     store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
     images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
+    serving_prefix: str = Field(
+        "/models", pattern=r'^/[^"\\\s]*$', description="Where TensorFlow Serving sees the store."
+    )
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)

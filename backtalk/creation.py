@@ -27,6 +27,7 @@ from backtalk.groups import base_eval_share
 from backtalk.heads import Head
 from backtalk.intervals import wilson
 from backtalk.ledger import append_entry
+from backtalk.policies import require_built
 from backtalk.policy import Policy
 from backtalk.runtime import Backbone
 from backtalk.states import Origin, Side, Split, VersionState
@@ -82,6 +83,7 @@ def create_model(
     """
     check_model_name(name)
     checked = Policy.parse(policy or {})
+    require_built(checked.nightly_kind)
     with system.db.reading() as session:
         if session.scalar(select(Model.id).where(Model.name == name)) is not None:
             raise NameTaken(f"There is a model {name!r} already. Choose another name.")

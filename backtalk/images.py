@@ -5,6 +5,7 @@ transparent is laid over white, as a page would show it. Colour profiles and gam
 """
 
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from hashlib import sha256
@@ -41,6 +42,10 @@ __all__ = [
 
 # Loaded here, or Pillow loads all of its forty formats at the first WebP.
 _PLUGINS: Final = (JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin)
+
+# Whoever sends damaged files would write into our logs, and fill the registry of warnings already given.
+# What they say is either of no matter (odd metadata) or checked here (size).
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_BYTES: Final = 20 * 2**20
 MAX_PIXELS: Final = 25_000_000
@@ -254,8 +259,9 @@ def _high_byte(image: Image.Image) -> Image.Image:
 def to_input(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Scale the largest centred square to (size, size, 3): bicubic, antialiased where it shrinks.
 
-    Where the square is more than six times as large, whole pixels are averaged first (Pillow's
-    `reducing_gap`): five times faster on photos from phones, and within 2 of 255 of the plain filter.
+    Pixels just outside the square count at its edges. A square of six times the size or more is first
+    averaged over whole pixels (Pillow's `reducing_gap`): five times faster on photos from phones, and within
+    2 of 255 of the plain filter.
     """
     height, width = pixels.shape[:2]
     side = min(height, width)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select
 from sqlalchemy.orm import Session
 
+from backtalk.embeddings import load_embeddings
 from backtalk.errors import ArtefactInvalid, CorrectionNotFound
 from backtalk.heads import Head
 from backtalk.states import CorrectionState, Side, Split
@@ -15,7 +15,6 @@ from backtalk.store import VersionStore
 from backtalk.tables import (
     Correction,
     Decision,
-    Embedding,
     GroupMember,
     ImageGroup,
     LedgerEntry,
@@ -138,17 +137,12 @@ def _is_fixed(session: Session, versions: VersionStore, prediction: Prediction, 
     )
     if live is None:
         return None
-    vector = session.scalar(
-        select(Embedding.vector).where(
-            Embedding.image_id == prediction.image_id,
-            Embedding.backbone_digest == live.backbone_digest,
-        )
-    )
-    if vector is None:
-        return None
     try:
         head = Head.load(versions.resolve(live.path) / "head.npz")
-    except ArtefactInvalid:
+        embeddings = load_embeddings(
+            session, live.backbone_digest, [prediction.image_id], head.weights.shape[1]
+        )
+    except (ArtefactInvalid, KeyError):
         return None
-    scores = head.scores(np.asarray(vector.to_numpy(), np.float16)[None])
+    scores = head.scores(embeddings)
     return head.labels[int(scores[0].argmax())] == label

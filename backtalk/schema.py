@@ -8,6 +8,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
+from backtalk.config import Settings
+
 _FOLDER = Path(__file__).parent.parent / "migrations"
 
 
@@ -37,3 +39,15 @@ def newest_revision() -> str:
 def find_revision(session: Session) -> str | None:
     """The revision that the database is at; none where it was never migrated."""
     return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def main() -> None:
+    """`python -m backtalk.schema` brings the database of the settings up to date."""
+    url = Settings.load().database_url
+    if url is None:
+        raise SystemExit("Set BACKTALK_DATABASE_URL to the database that is to be migrated.")
+    upgrade(url)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,8 @@ from backtalk.sums import (
 __all__ = ["ImageStore", "VersionStore", "check_model_name", "verify_sums", "write_sums"]
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+#: Names this old are on the disk, whether or not their writer came to sync them (seconds).
+_SETTLED_S = 60.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IMAGE_KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}-[0-9a-f]{16}")
 _RELATIVE = re.compile(rf"{MODEL_NAME.pattern}/(?:[1-9][0-9]*|\.candidates/[0-9a-f-]{{1,64}})")
@@ -46,7 +48,7 @@ def check_model_name(name: str) -> str:
 
 # --- images ------------------------------------------------------------------------------------
 class ImageStore:
-    """The uploads' own compressed data, metadata cut out, under `<2 hex>/<pixels sha256>-<16 hex of the data>`.
+    """The uploads' own compressed data, metadata cut out: `<2 hex>/<pixels sha256>-<16 hex of the data>`.
 
     The data's own digest is part of the key, since two files with the same pixels may need different
     orientations: the row that holds the key holds the orientation of just those bytes.
@@ -62,8 +64,13 @@ class ImageStore:
             raise ValueError("pixels_sha256 must be 64 hexadecimal digits")
         key = f"{pixels_sha256[:2]}/{pixels_sha256}-{sha256(data).hexdigest()[:16]}"
         path = self.root / key
-        if not path.exists():
+        try:
+            settled = path.stat().st_mtime < time.time() - _SETTLED_S
+        except FileNotFoundError:
             self._write(path, data)
+            settled = False
+        if not settled:  # also where another writer has just renamed it, and not yet synced the name
+            sync_folder(path.parent)
         return key
 
     def _write(self, path: Path, data: bytes) -> None:
@@ -71,14 +78,13 @@ class ImageStore:
         make_folder(path.parent)
         aside = self._incoming / uuid4().hex
         try:
-            with open(aside, "xb", buffering=0) as file:
+            with aside.open("xb", buffering=0) as file:
                 file.write(data)
                 os.fdatasync(file.fileno())
-            os.rename(aside, path)
+            aside.rename(path)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
 
     def get(self, key: str) -> bytes:
         """Raises ImageNotFound: no such file, or it is damaged."""
@@ -175,7 +181,7 @@ class VersionStore:
             source = self.resolve(relative)
             check_sums_digest(source, artefact_digest)
             try:
-                os.rename(source, target)
+                source.rename(target)
             except OSError:
                 if not target.is_dir():  # else another process published it in this very moment
                     raise
@@ -239,7 +245,7 @@ def _remove_folder(path: Path) -> None:
     """Out of sight by one rename first: nobody ever meets half of it."""
     aside = path.parent / f".gone-{uuid4().hex}"
     try:
-        os.rename(path, aside)
+        path.rename(aside)
     except FileNotFoundError:  # another process removes it
         return
     sync_folder(path.parent)

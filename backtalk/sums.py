@@ -35,11 +35,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     aside = path.parent / f".{path.name}.{uuid4().hex}"
     try:
-        with open(aside, "xb") as file:
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(aside, path)
+        aside.rename(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -58,7 +58,7 @@ def write_sums(folder: Path) -> str:
     names = _list_files(folder)
     lines = []
     for name in names:
-        with open(folder / name, "rb") as file:
+        with (folder / name).open("rb") as file:
             lines.append(f"{file_digest(file, 'sha256').hexdigest()}  {name}\n")
             os.fsync(file.fileno())
     for parent in sorted({(folder / name).parent for name in names}, reverse=True):
@@ -87,7 +87,7 @@ def verify_sums(folder: Path, artefact_digest: str, *, pruned: bool = False) -> 
             if pruned and name not in KEPT_AFTER_PRUNING:
                 continue
             raise ArtefactInvalid(f"{folder.name}: {name} is missing", file=name)
-        with open(folder / name, "rb") as file:
+        with (folder / name).open("rb") as file:
             if file_digest(file, "sha256").hexdigest() != digest:
                 raise ArtefactInvalid(f"{folder.name}: {name} was changed", file=name)
 

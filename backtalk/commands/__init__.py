@@ -1,0 +1,1 @@
+"""The commands of `backtalk`, by what they work on. Each imports what is heavy when it runs."""

@@ -1,0 +1,131 @@
+"""`status` and `verify`: what is the case, and whether it is as it should be."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backtalk.commands.frame import home_option, open_system
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from backtalk.tables import Model, Run
+
+_RUNS = 5
+
+
+@click.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@home_option
+def status(name: str, as_json: bool, home: Path | None) -> None:
+    """Live version, counts, last runs with their verdicts, and what each API process serves."""
+    from backtalk import catalogue
+
+    with open_system(home, "status") as system, system.db.reading() as session:
+        gathered = _gather(session, catalogue.get_model(session, name))
+    if as_json:
+        click.echo(json.dumps(gathered, indent=1, default=str))
+    else:
+        _print_status(gathered)
+
+
+@click.command()
+@click.argument("name", required=False)
+@home_option
+def verify(name: str | None, home: Path | None) -> None:
+    """Prove the ledger's chain, the sums of every version and models.config. Exit 1 if anything is off."""
+    from backtalk import verification
+
+    with open_system(home, "verify") as system:
+        findings = verification.verify(system, name)
+    bad = [finding for finding in findings if finding.problem is not None]
+    for finding in findings:
+        holds = "ok " if finding.problem is None else "BAD"
+        why = f": {finding.problem}" if finding.problem else ""
+        click.echo(f"{holds} {finding.model} {finding.subject}{why}")
+    if bad:
+        raise click.ClickException(f"{len(bad)} of {len(findings)} checks failed.")
+
+
+def _gather(session: "Session", model: "Model") -> dict[str, Any]:
+    from backtalk import catalogue, triggers
+
+    policy = triggers.get_policy(model)
+    checks = catalogue.list_trigger_checks(session, model, limit=1).items
+    return {
+        "model": model.name,
+        "labels": model.labels,
+        "version": model.live_version,
+        "generation": model.generation,
+        "hold": model.hold,
+        "min_approved": policy.min_approved,
+        "consider_at": model.consider_at,
+        "counts": asdict(catalogue.count_all(session, model)),
+        "runs": [_describe_run(run) for run in catalogue.list_runs(session, model, limit=_RUNS).items],
+        "last_consideration": {"at": checks[0].at, "reason": checks[0].reason} if checks else None,
+        "replicas": _list_replicas(session, model.id),
+    }
+
+
+def _describe_run(run: "Run") -> dict[str, Any]:
+    return {
+        "id": str(run.id),
+        "kind": run.kind,
+        "state": run.state,
+        "trigger": run.trigger_key,
+        "version": run.version,
+        "reason": run.reason,
+        "progress": run.progress,
+        "created_at": run.created_at,
+        "ended_at": run.ended_at,
+    }
+
+
+def _list_replicas(session: "Session", model_id: int) -> list[dict[str, Any]]:
+    from sqlalchemy import func, select
+
+    from backtalk.commands.acknowledgement import FRESH_S
+    from backtalk.tables import Replica
+
+    fresh = Replica.seen_at > func.now() - func.make_interval(0, 0, 0, 0, 0, 0, FRESH_S)
+    rows = session.scalars(select(Replica).where(Replica.model_id == model_id, fresh))
+    return [
+        {"process": r.process, "version": r.version, "generation": r.generation, "error": r.error}
+        for r in rows
+    ]
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    counts = status["counts"]
+    hold = ", on hold" if status["hold"] else ""
+    name = click.style(status["model"], bold=True)
+    click.echo(f"{name}: version {status['version']} is live{hold} (generation {status['generation']})")
+    click.echo(f"Labels: {', '.join(status['labels'])}")
+    click.echo(
+        f"{counts['decided_new']} of {status['min_approved']} decided statements towards the next run; "
+        f"{counts['open_items']} items wait for a reviewer; {counts['predictions_24h']} predictions in 24 h"
+    )
+    if status["last_consideration"]:
+        click.echo(f"Last considered: {status['last_consideration']['reason']}")
+    if status["consider_at"]:
+        click.echo(f"To be considered at: {status['consider_at']:%Y-%m-%d %H:%M:%S} UTC")
+    for run in status["runs"] or [None]:
+        _print_run(run)
+    for replica in status["replicas"]:
+        error = f": {replica['error']}" if replica["error"] else ""
+        serves = f"serves version {replica['version']}, generation {replica['generation']}"
+        click.echo(f"{replica['process']} {serves}{error}")
+
+
+def _print_run(run: dict[str, Any] | None) -> None:
+    if run is None:
+        click.echo("No run yet")
+        return
+    version = f" version {run['version']}" if run["version"] else ""
+    click.echo(f"run {run['id']} {run['kind']} {run['state']}{version}")
+    if run["reason"]:
+        click.echo(f"    {run['reason']}")

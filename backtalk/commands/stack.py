@@ -1,0 +1,48 @@
+"""`up` and `demo`: commands that run the stack."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from backtalk.commands.frame import home_option, load_settings
+from backtalk.errors import Unavailable
+
+#: What the demo needs beyond the stack.
+DEMO_NEEDS = ("elpv_dataset", "httpx", "matplotlib", "plotext", "demo")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the API and pages; 0 picks a free one.")
+@click.option("--host", help="Address to listen on; 127.0.0.1 unless set.")
+@home_option
+def up(port: int | None, host: str | None, home: Path | None) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    from backtalk import embedded
+
+    settings = load_settings(home=home, api_port=port, api_host=host)
+    with embedded.open_stack(settings) as stack:
+        try:
+            info = stack.start()
+        except embedded.StopAsked:
+            return
+        stack.supervisor.say("up", f"ready at {info.address} (API documentation at {info.address}/docs)")
+        stack.watch()
+        stack.supervisor.say("up", "stopping")
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the stack up at the end, and print how to sign in.")
+@click.option("--out", type=click.Path(path_type=Path), default="demo.png", show_default=True)
+def demo(keep: bool, out: Path) -> None:
+    """Watch the loop close on solar cells: about five minutes, ends by itself."""
+    missing = [name for name in DEMO_NEEDS if find_spec(name) is None]
+    if missing:
+        raise Unavailable(
+            f"The demo needs {', '.join(missing)}: run it in a checkout, with `make demo`, "
+            "or install the extra `demo` there."
+        )
+    from demo.main import run  # type: ignore[import-not-found, unused-ignore]
+
+    sys.exit(run(keep=keep, picture=out))

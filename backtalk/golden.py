@@ -1,0 +1,58 @@
+"""The golden images of a model: what every version of it is verified on, before anybody is served by it."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backtalk.errors import ArtefactInvalid
+from backtalk.sums import write_atomically
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """K images, as the backbone takes them and as they came."""
+
+    inputs: NDArray[np.uint8]  # (K, S, S, 3)
+    encoded: tuple[bytes, ...]  # K JPEG or PNG files, upright without their metadata
+
+
+def write_golden(path: Path, inputs: NDArray[np.uint8], encoded: Sequence[bytes]) -> None:
+    """Write `golden.npz`, atomically.
+
+    `serve_bytes` decodes JPEG and PNG and knows no orientation, so choose images that are upright as they
+    are. Other formats are kept, and left out of its check.
+
+    Args:
+        inputs: (K, S, S, 3), from `images.to_input`.
+        encoded: K files, in the same order.
+    """
+    if len(inputs) != len(encoded) or not len(inputs):
+        raise ValueError("golden images need one file for each input, and at least one")
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    flat = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    buffer = BytesIO()
+    np.savez(buffer, inputs=np.asarray(inputs, np.uint8), bytes_flat=flat, offsets=offsets)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_golden(path: Path) -> Golden:
+    """Read what `write_golden` wrote.
+
+    Raises:
+        ArtefactInvalid: the file is missing, damaged, or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            inputs, flat, offsets = stored["inputs"], stored["bytes_flat"].tobytes(), stored["offsets"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtefactInvalid(f"{path} holds no golden images that can be read: {error}") from None
+    encoded = tuple(flat[a:b] for a, b in pairwise(offsets))
+    if inputs.dtype != np.uint8 or inputs.ndim != 4 or len(encoded) != len(inputs) or not encoded:
+        raise ArtefactInvalid(f"{path} holds no golden images: {inputs.shape} inputs, {len(encoded)} files.")
+    return Golden(inputs, encoded)

@@ -1,0 +1,125 @@
+"""Writes a version's artefact: the SavedModel that TensorFlow Serving loads, the head, the card and the sums.
+
+`serve_bytes` decodes in TensorFlow. It crops and scales by the rule of `images.to_input`, lays transparent
+PNGs over white as `images.decode` does, and differs from it in the last bits of the filter, in WebP, which it
+cannot read, and in orientation, which TensorFlow ignores.
+"""
+
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from backtalk.golden import Golden
+from backtalk.heads import Head
+from backtalk.learn.backbones import Embedder
+from backtalk.learn.flow import tf
+from backtalk.learn.warmup import encode_prediction_log, write_warmup
+from backtalk.sums import make_folder, write_sums
+
+LABELS = "assets/labels.txt"
+HEAD = "head.npz"
+CARD = "card.json"
+TENSOR_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
+IMAGE, IMAGE_BYTES = "image", "image_bytes"  # their inputs
+_LIBRARIES = ("numpy", "scipy", "tensorflow", "ai-edge-litert")
+
+
+def write_artefact(
+    folder: Path, *, head: Head, embedder: Embedder, golden: Golden, model: str, card: dict[str, Any]
+) -> str:
+    """Write everything into `folder`, synced to the disk, sums last; whatever lay there is removed.
+
+    Until its digest is known to somebody, nothing in the folder counts.
+
+    Returns:
+        The artefact's digest.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    module, signatures = _build(head, embedder)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    (folder / LABELS).parent.mkdir(exist_ok=True)
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in head.labels), encoding="utf-8")
+    write_warmup(folder, _warmup_logs(model, golden))
+    head.save(folder / HEAD)
+    text = json.dumps(card | describe_code(), indent=1, ensure_ascii=False, sort_keys=True)
+    (folder / CARD).write_text(text + "\n", encoding="utf-8")
+    return write_sums(folder)
+
+
+def describe_code() -> dict[str, Any]:
+    """What made the artefact: our version, and those of the libraries whose numbers are in it."""
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return {"code": version("backtalk"), "libraries": libraries | {"python": platform.python_version()}}
+
+
+def _build(head: Head, embedder: Embedder) -> tuple[Any, dict[str, Any]]:
+    """The backbone is in the graph as constants, shared by both signatures; the head's are the variables."""
+    module = tf.Module()
+    module.weights = tf.Variable(head.weights, trainable=False)
+    module.bias = tf.Variable(head.bias, trainable=False)
+    module.temperature = tf.Variable(head.temperature, dtype=tf.float32, trainable=False)
+
+    def answer(image: Any) -> tuple[Any, Any]:
+        # The head reads what is stored: float16. As float32 again, since JSON clients know no float16.
+        embedding = tf.cast(tf.cast(embedder.embed(image), tf.float16), tf.float32)
+        logits = tf.linalg.matmul(embedding, module.weights, transpose_b=True) + module.bias
+        return tf.nn.softmax(logits / module.temperature), embedding
+
+    def serve_tensor(image: Any) -> dict[str, Any]:
+        scores, embedding = answer(image)
+        return {"scores": scores, "embedding": embedding}
+
+    def serve_bytes(image_bytes: Any) -> dict[str, Any]:
+        shape = tf.TensorSpec(embedder.image_shape[1:], tf.uint8)
+        images = tf.map_fn(
+            lambda data: _decode(data, embedder.input_size), image_bytes, fn_output_signature=shape
+        )
+        return {"scores": answer(images)[0]}
+
+    tensor = tf.TensorSpec(embedder.image_shape, tf.uint8, name=IMAGE)
+    strings = tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)
+    return module, {
+        TENSOR_SIGNATURE: tf.function(serve_tensor).get_concrete_function(tensor),
+        BYTES_SIGNATURE: tf.function(serve_bytes).get_concrete_function(strings),
+    }
+
+
+def _decode(data: Any, size: int) -> Any:
+    """One JPEG or PNG → (size, size, 3) uint8: `images.decode` and `images.to_input` in TensorFlow."""
+    pixels = tf.cond(tf.io.is_jpeg(data), lambda: _decode_jpeg(data), lambda: _decode_png(data))
+    shape = tf.shape(pixels)
+    side = tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = tf.image.crop_to_bounding_box(pixels, top, left, side, side)
+    scaled = tf.image.resize(square, [size, size], "bicubic", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
+
+
+def _decode_jpeg(data: Any) -> Any:
+    # Accurate as Pillow's; TensorFlow's own default is the fast transform.
+    return tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+
+
+def _decode_png(data: Any) -> Any:
+    layers = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+    opacity = layers[:, :, 3:] / 255
+    return tf.round(layers[:, :, :3] * opacity + 255 * (1 - opacity))
+
+
+def can_decode(data: bytes) -> bool:
+    """Whether `serve_bytes` reads this file: JPEG or PNG."""
+    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
+
+
+def _warmup_logs(model: str, golden: Golden) -> list[bytes]:
+    """One request for each signature."""
+    image = tf.make_tensor_proto(golden.inputs[:1]).SerializeToString()
+    logs = [encode_prediction_log(model, TENSOR_SIGNATURE, IMAGE, image)]
+    for data in filter(can_decode, golden.encoded):
+        tensor = tf.make_tensor_proto([data], dtype=tf.string).SerializeToString()
+        return [*logs, encode_prediction_log(model, BYTES_SIGNATURE, IMAGE_BYTES, tensor)]
+    return logs

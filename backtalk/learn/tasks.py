@@ -1,0 +1,152 @@
+"""What a trainer can be asked to do; each takes and gives what JSON can hold."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from backtalk.errors import InvalidInput
+from backtalk.golden import read_golden
+from backtalk.heads import Head
+from backtalk.learn.backbones import load_embedder, prepare_backbone
+from backtalk.learn.export import write_artefact
+from backtalk.learn.head import Fitted, fit_head
+from backtalk.learn.held_out import HeadData
+from backtalk.learn.verify import verify_artefact
+
+Tell = Callable[[str, float], None]  # which part, and which fraction of it is done
+
+
+def warm(store: Path, backbone_digest: str) -> dict[str, Any]:
+    """Load a backbone before it is needed."""
+    load_embedder(store / "_backbones" / backbone_digest)
+    return {"backbone_digest": backbone_digest}
+
+
+def prepare(name: str, store: Path, tell: Tell) -> dict[str, Any]:
+    """Put a backbone into the store, unless it is there."""
+    tell("backbone", 0.0)
+    prepared = asdict(prepare_backbone(name, store))
+    del prepared["name"]
+    return prepared
+
+
+@dataclass(frozen=True)
+class Job:
+    """`job.json`, which the parent wrote beside `data.npz`."""
+
+    model: str
+    run_id: str
+    version: int
+    parent_version: int | None
+    labels: tuple[str, ...]
+    backbone_digest: str
+    store: Path
+    champion_head: Path | None
+    seed: int
+    snapshot_digest: str
+    artefact: Path
+    golden: Path
+
+    @classmethod
+    def read(cls, folder: Path) -> "Job":
+        """Raises InvalidInput: it cannot be read, or lacks something."""
+        try:
+            stored = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+            champion = stored["champion_head"]
+            return cls(
+                model=stored["model"],
+                run_id=stored["run_id"],
+                version=stored["version"],
+                parent_version=stored["parent_version"],
+                labels=tuple(stored["labels"]),
+                backbone_digest=stored["backbone_digest"],
+                store=Path(stored["store"]),
+                champion_head=Path(champion) if champion else None,
+                seed=stored["seed"],
+                snapshot_digest=stored["snapshot_digest"],
+                artefact=Path(stored["artefact"]),
+                golden=Path(stored["golden"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(f"{folder} holds no job that can be read: {error!r}") from None
+
+
+def read_data(folder: Path, champion: Head | None) -> HeadData:
+    """`data.npz`; `train_seen` may be absent, and then the champion counts as fitted to every image."""
+    with np.load(folder / "data.npz", allow_pickle=False) as stored:
+        seen = np.full(len(stored["train_y"]), champion is not None)
+        return HeadData(
+            train_x=stored["train_x"],
+            train_y=stored["train_y"],
+            validation_x=stored["validation_x"],
+            validation_y=stored["validation_y"],
+            stay_x=stored["stay_x"],
+            train_seen=stored.get("train_seen", seen),
+        )
+
+
+def fit(folder: Path, tell: Tell) -> dict[str, Any]:
+    """Fit a head and write its artefact."""
+    started = monotonic()
+    job = Job.read(folder)
+    champion = Head.load(job.champion_head) if job.champion_head else None
+    data = read_data(folder, champion)
+    read_done = monotonic()
+    fitted = fit_head(
+        data, job.labels, job.backbone_digest, champion, job.seed, lambda fraction: tell("fit", fraction)
+    )
+    fit_done = monotonic()
+    tell("export", 0.0)
+    artefact_digest = _export(job, fitted)
+    tell("export", 1.0)
+    return {
+        "artefact_digest": artefact_digest,
+        "chosen": asdict(fitted.chosen),
+        "counts": fitted.counts,
+        "validation": fitted.validation,
+        "seconds": {
+            "read": round(read_done - started, 3),
+            "fit": round(fit_done - read_done, 3),
+            "export": round(monotonic() - fit_done, 3),
+        },
+    }
+
+
+def _export(job: Job, fitted: Fitted) -> str:
+    card = {
+        "model": job.model,
+        "version": job.version,
+        "run": job.run_id,
+        "parent": job.parent_version,
+        "labels": list(job.labels),
+        "backbone_digest": job.backbone_digest,
+        "snapshot_digest": job.snapshot_digest,
+        "seed": job.seed,
+        "chosen": asdict(fitted.chosen),
+        "counts": fitted.counts,
+        "validation": fitted.validation,
+    }
+    return write_artefact(
+        job.artefact,
+        head=fitted.head,
+        embedder=load_embedder(job.store / "_backbones" / job.backbone_digest),
+        golden=read_golden(job.golden),
+        model=job.model,
+        card=card,
+    )
+
+
+def verify(command: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Verify an artefact that another process wrote."""
+    tell("verify", 0.0)
+    return verify_artefact(
+        Path(command["artefact"]),
+        command["artefact_digest"],
+        Path(command["golden"]),
+        Path(command["store"]),
+    )

@@ -1,0 +1,156 @@
+"""Predictions: decode, embed, score, record, answer. One `LiveModels` per API process."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backtalk import images
+from backtalk.callers import Caller
+from backtalk.db import new_id
+from backtalk.draws import draw
+from backtalk.errors import InvalidInput, Unavailable
+from backtalk.live import LiveVersions, ModelState
+from backtalk.loading import Loader, ServedVersion
+from backtalk.recording import Recordable, record_predictions
+from backtalk.system import System
+
+MAX_BATCH = 64  # pictures in one call
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    id: str
+    label: str
+    score: float
+    scores: list[float]  # float32 values, in the order of the model's labels
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedBatch:
+    """What one version answered, recorded before it is returned."""
+
+    model: str
+    version: int
+    generation: int
+    predictions: list[Predicted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """One picture taken in: what the backbone reads, and what its row will say."""
+
+    input: NDArray[np.uint8]  # (S, S, 3)
+    pixels_sha256: str
+    width: int
+    height: int
+    orientation: int
+    store_key: str | None
+    byte_size: int
+
+
+class LiveModels:
+    """The models that this process serves. Thread-safe; `start` only after the process has forked."""
+
+    def __init__(self, system: System) -> None:
+        self._settings = system.settings
+        self._database = system.db
+        self._images = system.images
+        loader = Loader(system.versions, system.settings.inference_threads)
+        self.versions = LiveVersions(system.db, loader, system.settings.poll_s)
+
+    def start(self) -> None:
+        self.versions.start()
+
+    def close(self) -> None:
+        self.versions.close()
+
+    def get_version(self, model_name: str) -> ServedVersion:
+        """See `LiveVersions.get_version`."""
+        return self.versions.get_version(model_name)
+
+    def states(self) -> list[ModelState]:
+        """See `LiveVersions.states`."""
+        return self.versions.states()
+
+    def predict(self, model_name: str, pictures: Sequence[bytes], caller: Caller) -> PredictedBatch:
+        """Answer for each picture (JPEG, PNG or WebP as it came), after recording every answer.
+
+        Raises:
+            ModelNotFound, NoVersionInService: nothing can answer.
+            RefusedImage: one of the pictures is not taken in; then none is answered.
+            Unavailable: they could not be recorded, so none is answered.
+        """
+        served = self.get_version(model_name)
+        if not 0 < len(pictures) <= MAX_BATCH:
+            raise InvalidInput(f"Send between 1 and {MAX_BATCH} pictures in one call, not {len(pictures)}.")
+        taken = [self._take_in(served, data) for data in pictures]
+        embeddings = served.backbone.embed(np.stack([picture.input for picture in taken]))
+        scores = served.head.scores(embeddings)
+        records = [
+            _make_record(served, caller.key_id, *answered)
+            for answered in zip(taken, embeddings, scores, strict=True)
+        ]
+        record_predictions(self._database, records)
+        predictions = [
+            Predicted(str(record.prediction_id), record.label, max(record.scores), record.scores)
+            for record in records
+        ]
+        return PredictedBatch(model_name, served.number, served.generation, predictions)
+
+    def _take_in(self, served: ServedVersion, data: bytes) -> _Taken:
+        picture = images.decode(
+            data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_pixels
+        )
+        digest = images.pixels_digest(picture.pixels)
+        key, size = None, len(data)
+        if served.wanted.policy.keep_images != "none":  # `feedback`: upkeep drops what nobody spoke about
+            kept = images.strip_metadata(data, picture.format)
+            key, size = self._keep(digest, kept), len(kept)
+        height, width = picture.pixels.shape[:2]
+        return _Taken(
+            input=images.to_input(picture.pixels, served.backbone.input_size),
+            pixels_sha256=digest,
+            width=width,
+            height=height,
+            orientation=picture.orientation,
+            store_key=key,
+            byte_size=size,
+        )
+
+    def _keep(self, digest: str, data: bytes) -> str:
+        try:
+            return self._images.put(digest, data)
+        except OSError as error:
+            _log.error("an image could not be kept: %s", error)
+            raise Unavailable("The image could not be kept, so it is not answered. Try again.") from error
+
+
+def _make_record(
+    served: ServedVersion,
+    key_id: str | None,
+    taken: _Taken,
+    embedding: NDArray[np.float16],
+    scores: NDArray[np.float32],
+) -> Recordable:
+    wanted, prediction_id = served.wanted, new_id()
+    return Recordable(
+        prediction_id=prediction_id,
+        model_id=wanted.model_id,
+        version=served.number,
+        label=served.labels[int(scores.argmax())],
+        scores=scores.tolist(),
+        key_id=key_id,
+        audit=draw(wanted.salt, "audit", str(prediction_id)) < wanted.policy.audit_share,
+        pixels_sha256=taken.pixels_sha256,
+        width=taken.width,
+        height=taken.height,
+        orientation=taken.orientation,
+        store_key=taken.store_key,
+        byte_size=taken.byte_size,
+        backbone_digest=served.backbone.digest,
+        embedding=embedding,
+    )
