@@ -81,7 +81,8 @@ def test_the_new_group_of_an_audit_is_always_on_the_eval_side(database: Database
         model = make.make_model(session)
         wanted = [candidate(session, 1 << (2 * i) | 0xFF << i) for i in range(20)]
         sides = [place_images(session, model, [c], Source.AUDIT)[c.image_id] for c in wanted]
-        assert set(sides) <= {Side.EVAL, None} and Side.EVAL in sides
+        assert set(sides) <= {Side.EVAL, None}
+        assert Side.EVAL in sides
 
 
 def test_the_draw_keeps_to_the_shares():
@@ -155,7 +156,8 @@ def test_stay_right_images_come_only_from_silent_predictions_of_speaking_keys(da
         for prediction in [spoken, mute, audited, *silent]:
             embed(session, session.get_one(Image, prediction.image_id))
         stay = set(dataset.find_stay_right(session, model, DIGEST))
-        assert stay and stay <= {p.image_id for p in silent}
+        assert stay
+        assert stay <= {p.image_id for p in silent}
         sides = dict(
             session.execute(
                 select(GroupMember.image_id, ImageGroup.side).join(
@@ -178,4 +180,5 @@ def test_an_app_cannot_overrule_a_person(database: Database):
 
 def test_ids_are_ordered_by_time():
     ids = [new_id() for _ in range(1000)]
-    assert ids == sorted(ids) and len(set(ids)) == 1000
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 1000

@@ -67,7 +67,8 @@ def test_a_correction_waits_for_a_reviewer_and_its_event_is_committed_with_it(da
     with database.reading() as session:
         assert session.get_one(Correction, correction.id).state == CorrectionState.PENDING
         item = open_item(session, prediction)
-        assert item is not None and (item.kind, item.reported) == (ItemKind.CORRECTION, "dog")
+        assert item is not None
+        assert (item.kind, item.reported) == (ItemKind.CORRECTION, "dog")
         assert [e.event for e in session.scalars(select(OutboxEvent))] == ["CorrectionReceived"]
         assert live_sample(session, prediction) is None
 
@@ -103,7 +104,8 @@ def test_the_same_reporter_again_replaces_his_own_pending_statement(database: Da
         session.expire_all()
         assert (first.state, second.state) == (CorrectionState.RETRACTED, CorrectionState.PENDING)
         item = open_item(session, prediction)
-        assert item is not None and item.reported == "fox"
+        assert item is not None
+        assert item.reported == "fox"
         assert item.etag == 2  # whoever read the first one must read again
 
 
@@ -117,7 +119,8 @@ def test_reporters_who_disagree_are_disputed_and_the_newest_is_offered(database:
         session.expire_all()
         assert first.state == second.state == CorrectionState.DISPUTED
         item = open_item(session, prediction)
-        assert item is not None and item.reported == "fox"
+        assert item is not None
+        assert item.reported == "fox"
 
 
 def test_a_confirmation_against_a_correction_disputes_both(database: Database):
@@ -136,7 +139,8 @@ def test_a_confirmation_on_the_train_side_is_a_sample_at_once(database: Database
         prediction = predict(session, Side.TRAIN)
         confirm(session, prediction)
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.label, sample.by_person) == (
+        assert sample is not None
+        assert (sample.split, sample.label, sample.by_person) == (
             "train",
             "cat",
             False,
@@ -148,7 +152,8 @@ def test_a_confirmation_on_the_eval_side_enters_kept(database: Database):
         prediction = predict(session, Side.EVAL)
         confirm(session, prediction)
         sample = live_sample(session, prediction)
-        assert sample is not None and sample.split == Split.KEPT
+        assert sample is not None
+        assert sample.split == Split.KEPT
 
 
 def test_a_confirmation_that_is_contradicted_stops_being_a_sample(database: Database):
@@ -177,9 +182,11 @@ def test_automatic_approval_writes_a_decision_by_the_policy(database: Database):
         session.expire_all()
         decision = session.scalars(select(Decision)).one()
         assert (decision.actor, decision.counts, decision.label) == ("policy", True, "dog")
-        assert correction.state == CorrectionState.APPROVED and correction.decision_id == decision.id
+        assert correction.state == CorrectionState.APPROVED
+        assert correction.decision_id == decision.id
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.label, sample.by_person) == ("dog", False)
+        assert sample is not None
+        assert (sample.label, sample.by_person) == ("dog", False)
         assert open_item(session, prediction) is None
 
 
@@ -197,7 +204,8 @@ def test_an_audited_prediction_waits_for_a_person_under_every_policy(database: D
         prediction = predict(session, Side.EVAL, policy={"review": "auto"}, audit=True)
         correct(session, prediction)
         item = open_item(session, prediction)
-        assert item is not None and item.kind == ItemKind.CORRECTION
+        assert item is not None
+        assert item.kind == ItemKind.CORRECTION
         assert session.scalars(select(Decision)).all() == []
 
 
@@ -234,4 +242,5 @@ def test_a_correction_after_the_decision_is_disputed_and_offered_anew(database: 
         session.expire_all()
         assert later.state == CorrectionState.DISPUTED
         item = open_item(session, prediction)
-        assert item is not None and item.reported == "fox"
+        assert item is not None
+        assert item.reported == "fox"

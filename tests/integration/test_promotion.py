@@ -150,13 +150,16 @@ def test_every_check_is_a_row_with_the_images_behind_it(system: System, model: M
     with system.db.reading() as session:
         checks = {c.check: c for c in session.scalars(select(GateCheck).where(GateCheck.run_id == run.id))}
     accuracy = checks["accuracy-champion"]
-    assert accuracy.n == 300 and accuracy.fixed > accuracy.broken and accuracy.passed
+    assert accuracy.n == 300
+    assert accuracy.fixed > accuracy.broken
+    assert accuracy.passed
     assert len(accuracy.detail["fixed_images"]) == min(accuracy.fixed, 200)
 
 
 def test_a_worse_candidate_is_rejected_and_the_champion_stays(system: System, model: Model):
     run = run_through(system, add_candidate(system, model, head(0.0, seed=9)))
-    assert run.state == RunState.REJECTED and run.reason
+    assert run.state == RunState.REJECTED
+    assert run.reason
     assert live_number(system, model) == 1
     assert_verified(system)
 
@@ -310,7 +313,8 @@ def test_verify_names_a_tampered_ledger(system: System, model: Model):
         session.connection().exec_driver_sql("SET session_replication_role = replica")
         session.connection().exec_driver_sql("UPDATE ledger SET version = 1 WHERE seq = 2")
     problems = [f.problem for f in verification.verify(system, "animals") if f.subject == "ledger"]
-    assert problems and "altered" in (problems[0] or "")
+    assert problems
+    assert "altered" in (problems[0] or "")
 
 
 def test_images_behind_a_veto_of_kept_are_offered_for_review(system: System, model: Model):
@@ -339,5 +343,6 @@ def test_images_behind_a_veto_of_kept_are_offered_for_review(system: System, mod
             select(GateCheck).where(GateCheck.run_id == run.id, GateCheck.check == "kept")
         ).one()
         offered = session.scalars(select(ReviewItem).where(ReviewItem.kind == "audit")).all()
-    assert kept.passed is False and run.state == RunState.REJECTED
+    assert kept.passed is False
+    assert run.state == RunState.REJECTED
     assert len(offered) == promotion.OFFERED_AT_MOST

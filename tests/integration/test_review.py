@@ -55,7 +55,8 @@ def test_an_approved_correction_goes_where_its_group_was_drawn(database: Databas
         correction = correct(session, prediction)
         decision = decide(session, prediction, Action.APPROVE)
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.label, sample.by_person) == (split, "dog", True)
+        assert sample is not None
+        assert (sample.split, sample.label, sample.by_person) == (split, "dog", True)
         assert correction.state == CorrectionState.APPROVED
         assert (decision.final, decision.counts) == (True, True)
         events = [e.event for e in session.scalars(select(OutboxEvent).order_by(OutboxEvent.id))]
@@ -68,7 +69,8 @@ def test_approving_an_audit_says_that_the_prediction_is_right_and_feeds_the_hold
         prediction = audit(session)
         decide(session, prediction, Action.APPROVE)
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.label) == (Split.HOLDOUT, "cat")
+        assert sample is not None
+        assert (sample.split, sample.label) == (Split.HOLDOUT, "cat")
 
 
 def test_an_audit_that_the_app_corrected_still_feeds_the_holdout(database: Database):
@@ -77,20 +79,23 @@ def test_an_audit_that_the_app_corrected_still_feeds_the_holdout(database: Datab
         correct(session, prediction)
         decide(session, prediction, Action.APPROVE)
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.label) == (Split.HOLDOUT, "dog")
+        assert sample is not None
+        assert (sample.split, sample.label) == (Split.HOLDOUT, "dog")
 
 
 def test_a_correction_that_arrives_later_changes_the_open_audit_and_its_etag(database: Database):
     with database.reading() as session:
         prediction = audit(session)
         before = open_item(session, prediction)
-        assert before is not None and before.kind == "audit"
+        assert before is not None
+        assert before.kind == "audit"
         old_etag = f'"{before.etag}"'
         correct(session, prediction)
         with pytest.raises(ItemChanged):
             decide(session, prediction, Action.APPROVE, etag=old_etag)
         after = open_item(session, prediction)
-        assert after is not None and (after.kind, after.id) == ("correction", before.id)
+        assert after is not None
+        assert (after.kind, after.id) == ("correction", before.id)
 
 
 def test_a_decision_without_if_match_is_refused(database: Database):
@@ -124,7 +129,8 @@ def test_relabelling_to_the_predicted_label_is_a_confirmation_by_a_person(databa
         correction = correct(session, prediction)
         decide(session, prediction, Action.RELABEL, "cat")
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.by_person) == (Split.KEPT, True)
+        assert sample is not None
+        assert (sample.split, sample.by_person) == (Split.KEPT, True)
         assert correction.state == CorrectionState.REJECTED
 
 
@@ -147,7 +153,8 @@ def test_relabelling_to_a_third_label_approves_the_complaint_with_the_right_labe
         correction = correct(session, prediction, "dog")
         decide(session, prediction, Action.RELABEL, "fox")
         sample = live_sample(session, prediction)
-        assert sample is not None and sample.label == "fox"
+        assert sample is not None
+        assert sample.label == "fox"
         assert correction.state == CorrectionState.APPROVED
 
 
@@ -172,7 +179,8 @@ def test_a_confirmed_image_behind_a_veto_is_relabelled_into_regression(database:
         offer_audit(session, prediction)
         decide(session, prediction, Action.RELABEL, "dog")
         sample = live_sample(session, prediction)
-        assert sample is not None and (sample.split, sample.label) == (Split.REGRESSION, "dog")
+        assert sample is not None
+        assert (sample.split, sample.label) == (Split.REGRESSION, "dog")
 
 
 def test_rejecting_a_confirmed_image_behind_a_veto_retracts_it(database: Database):
@@ -195,7 +203,8 @@ def test_an_image_of_the_holdout_stays_there_when_a_person_relabels_it(database:
         correct(session, again)
         decide(session, again, Action.APPROVE)
         sample = live_sample(session, again)
-        assert sample is not None and (sample.split, sample.label) == (Split.HOLDOUT, "dog")
+        assert sample is not None
+        assert (sample.split, sample.label) == (Split.HOLDOUT, "dog")
         rows = session.scalars(select(Sample).where(Sample.image_id == image.id)).all()
         assert sum(row.retracted_at is None for row in rows) == 1
 
@@ -229,7 +238,8 @@ def test_a_skipped_item_goes_back_and_this_reviewer_gets_it_last(database: Datab
         mine = leases.lease_items(session, caller=ALICE, model_name="animals", limit=2)
         assert [i.prediction for i in mine] == [str(p.id) for p in reversed(predictions)]
         theirs = open_item(session, predictions[0])
-        assert theirs is not None and theirs.closed_at is None
+        assert theirs is not None
+        assert theirs.closed_at is None
 
 
 def test_an_expired_lease_is_free_again(database: Database):

@@ -1,0 +1,169 @@
+"""Predictions over HTTP: every way to send an image, and every way to send something else."""
+
+from base64 import b64encode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import func, select
+
+from backtalk.serving import MAX_BATCH
+from backtalk.tables import Prediction
+from tests.clients import Api, assert_problem
+from tests.served import LABELS, go_live, make_jpeg, make_served_model
+
+PATH = "/v1/models/animals:predict"
+
+
+@pytest.fixture
+def served(api: Api, tiny_folder: Path) -> Api:
+    make_served_model(api.system, tiny_folder)
+    return api
+
+
+def count_predictions(api: Api) -> int:
+    with api.system.db.reading() as session:
+        return session.scalar(select(func.count()).select_from(Prediction)) or 0
+
+
+def encode(format: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", size, "teal").save(file, format, **options)
+    return file.getvalue()
+
+
+def as_json(*pictures: bytes) -> dict[str, object]:
+    return {"instances": [{"b64": b64encode(picture).decode()} for picture in pictures]}
+
+
+# --- what is taken -----------------------------------------------------------------------------
+@pytest.mark.parametrize("type_", ["image/jpeg", "application/octet-stream", "image/png", None])
+def test_raw_bytes_are_taken_whatever_they_are_called(served: Api, type_: str | None) -> None:
+    response = served.post(PATH, data=make_jpeg(), content_type=type_)
+    assert response.status_code == 200
+    body = response.json
+    assert body.keys() == {"model", "version", "predictions"}
+    assert (body["model"], body["version"]) == ("animals", 1)
+    (answer,) = body["predictions"]
+    assert answer.keys() == {"id", "label", "score", "scores"}
+    assert answer["label"] == LABELS[int(np.argmax(answer["scores"]))]
+    assert answer["score"] == max(answer["scores"])
+    assert response.headers["Backtalk-Generation"] == "1"
+    assert count_predictions(served) == 1
+
+
+def test_what_curl_sends_by_default_is_taken(served: Api) -> None:
+    response = served.post(PATH, data=make_jpeg(), content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 200
+
+
+def test_a_form_is_taken(served: Api) -> None:
+    response = served.post(PATH, data={"image": (BytesIO(make_jpeg()), "photo.jpg")})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_each_format_is_taken(served: Api, format: str) -> None:
+    assert served.post(PATH, data=encode(format)).status_code == 200
+
+
+def test_the_ways_to_send_one_image_give_one_answer(served: Api) -> None:
+    picture = make_jpeg(5)
+    answers = [
+        served.post(PATH, data=picture),
+        served.post(PATH, data={"image": (BytesIO(picture), "photo.jpg")}),
+        served.post(PATH, json=as_json(picture)),
+    ]
+    assert len({str(answer.json["predictions"][0]["scores"]) for answer in answers}) == 1
+
+
+def test_what_tensorflow_servings_clients_send_is_taken(served: Api) -> None:
+    instances = as_json(make_jpeg(1), make_jpeg(2))["instances"]
+    plain = served.post(PATH, json={"signature_name": "serving_default", "instances": instances})
+    named = served.post(PATH, json={"instances": [{"image_bytes": one} for one in instances]})
+    for response in (plain, named):
+        assert response.status_code == 200
+        assert len(response.json["predictions"]) == 2
+    assert count_predictions(served) == 4
+
+
+def test_the_generation_in_the_header_follows_a_promotion(served: Api) -> None:
+    served.post(PATH, data=make_jpeg())
+    generation = go_live(served.system, "animals", 2)
+    served.app.extensions["backtalk"].live.versions.refresh()
+    response = served.post(PATH, data=make_jpeg())
+    assert (response.json["version"], response.headers["Backtalk-Generation"]) == (2, str(generation))
+
+
+# --- what is not taken -------------------------------------------------------------------------
+def test_an_empty_body_is_refused(served: Api) -> None:
+    assert_problem(served.post(PATH), 400)
+    assert_problem(served.post(PATH, data={"image": (BytesIO(b""), "photo.jpg")}), 400)
+    assert_problem(served.post(PATH, data={"picture": (BytesIO(make_jpeg()), "photo.jpg")}), 400)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (encode("GIF"), 415),
+        (b"Dear reader, this is a text.", 415),
+        (make_jpeg()[:300], 422),
+        (b"\xff\xd8\xff" + bytes(500), 422),
+    ],
+    ids=["gif", "text", "truncated", "fake"],
+)
+def test_what_is_no_good_image_is_refused_with_a_reason(served: Api, data: bytes, status: int) -> None:
+    problem = assert_problem(served.post(PATH, data=data, content_type="image/jpeg"), status)
+    assert problem["reason"]
+    assert count_predictions(served) == 0
+
+
+def test_thirty_megabytes_are_too_much(served: Api) -> None:
+    assert_problem(served.post(PATH, data=bytes(30 * 2**20)), 413)
+    assert_problem(served.post(PATH, data={"image": (BytesIO(bytes(30 * 2**20)), "photo.jpg")}), 413)
+
+
+def test_a_hundred_megapixels_are_too_many(served: Api) -> None:
+    file = BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG")
+    assert_problem(served.post(PATH, data=file.getvalue()), 413)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("{", 400),
+        ("[" * 100_000, 400),
+        ("[]", 422),
+        ("{}", 422),
+        ('{"instances": []}', 422),
+        ('{"instances": {"b64": ""}}', 422),
+        ('{"instances": ["aGk="]}', 422),
+        ('{"instances": [{"b64": 7}]}', 422),
+        ('{"instances": [{"b64": "not base64!"}]}', 422),
+        ('{"instances": [{"b64": "é"}]}', 422),
+        ('{"instances": [{"b64": ""}]}', 422),
+        ('{"instances": [{"b64": "aGkgdGhlcmU="}]}', 415),
+    ],
+)
+def test_json_of_another_shape_is_refused(served: Api, body: str, status: int) -> None:
+    response = served.post(PATH, data=body.encode(), content_type="application/json")
+    assert_problem(response, status)
+    assert count_predictions(served) == 0
+
+
+def test_more_images_than_a_call_may_bring_are_refused(served: Api) -> None:
+    response = served.post(PATH, json=as_json(*[make_jpeg()] * (MAX_BATCH + 1)))
+    assert_problem(response, 422)
+
+
+def test_an_unknown_model_is_not_found(served: Api) -> None:
+    assert_problem(served.post("/v1/models/plants:predict", data=make_jpeg()), 404)
+
+
+@pytest.mark.parametrize("scope", ["feedback", "review", "train", "promote"])
+def test_a_key_without_the_scope_may_not_predict(served: Api, scope: str) -> None:
+    assert_problem(served.as_key(scope).post(PATH, data=make_jpeg()), 403)
+    assert served.as_key("predict").post(PATH, data=make_jpeg()).status_code == 200

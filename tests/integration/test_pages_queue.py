@@ -1,0 +1,215 @@
+"""What the review view asks of the server: leases, decisions, pictures."""
+
+from io import BytesIO
+from uuid import uuid4
+
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image as Pillow
+from sqlalchemy import select
+
+from backtalk.states import Action, CorrectionState
+from backtalk.system import System
+from backtalk.tables import Correction, Decision, Image, Model, Prediction, ReviewItem
+from services.wsgi import create_app
+from tests import factories, showroom
+from tests.integration.test_pages_sign_in import read_csrf, sign_in
+
+
+class Reviewer:
+    """A signed-in person who talks JSON as the view does."""
+
+    def __init__(self, system: System, name: str) -> None:
+        showroom.add_person(system, name)
+        self.client: FlaskClient = create_app(system=system).test_client()
+        sign_in(self.client, name)
+        self.headers = {"Accept": "application/json", "X-CSRF-Token": read_csrf(self.client)}
+
+    def post(self, path: str, body: object, **headers: str):  # type: ignore[no-untyped-def]
+        return self.client.post(path, json=body, headers=self.headers | headers)
+
+    def lease(self, limit: int = 5):  # type: ignore[no-untyped-def]
+        return self.post("/review/animals/lease", {"limit": limit}).json
+
+    def decide(self, item, action: str, label: str | None = None, etag: str | None = None):  # type: ignore[no-untyped-def]
+        headers = {"If-Match": etag or item["etag"]}
+        path = f"/review/animals/items/{item['item']}/decision"
+        return self.post(path, {"action": action, "label": label}, **headers)
+
+
+@pytest.fixture
+def ada(system: System) -> Reviewer:
+    return Reviewer(system, "ada")
+
+
+@pytest.fixture
+def bob(system: System) -> Reviewer:
+    return Reviewer(system, "bob")
+
+
+def test_a_lease_brings_what_the_view_shows(system, ada):
+    showroom.add_queue(system, n=3)
+    leased = ada.lease(2)
+    assert leased["counts"] == {"open": 3, "today": 0}
+    first = leased["items"][0]
+    assert (first["kind"], first["predicted"], first["reported"]) == ("correction", "cat", "dog")
+    assert first["reporter"] == "app"
+    assert first["scores"] == pytest.approx([0.8, 0.2])
+    assert ada.client.get(first["image"]).mimetype == "image/jpeg"
+
+
+def test_asking_again_brings_the_same_items_and_another_reviewer_gets_others(system, ada, bob):
+    showroom.add_queue(system, n=4)
+    mine = [item["item"] for item in ada.lease(2)["items"]]
+    assert [item["item"] for item in ada.lease(2)["items"]] == mine
+    theirs = [item["item"] for item in bob.lease(5)["items"]]
+    assert len(theirs) == 2
+    assert not set(mine) & set(theirs)
+
+
+def test_an_approval_becomes_a_decision_and_is_counted_for_today(system, ada):
+    showroom.add_queue(system, n=2)
+    item = ada.lease()["items"][0]
+    answer = ada.decide(item, "approve")
+    assert answer.status_code == 200
+    assert answer.json["label"] == "dog"
+    assert answer.json["counts"] == {"open": 1, "today": 1}
+    with system.db.reading() as session:
+        decision = session.scalars(select(Decision)).one()
+        assert (decision.actor, decision.action, decision.label) == ("user:ada", "approve", "dog")
+        correction = session.scalars(select(Correction).where(Correction.decision_id == decision.id)).one()
+        assert correction.state == CorrectionState.APPROVED
+
+
+def test_a_skip_is_no_decision_of_today(system, ada):
+    showroom.add_queue(system, n=1)
+    item = ada.lease()["items"][0]
+    assert ada.decide(item, "skip").json["counts"] == {"open": 1, "today": 0}
+
+
+def test_who_comes_late_is_told_what_was_decided_and_by_whom(system, ada, bob):
+    showroom.add_queue(system, n=1)
+    item = ada.lease()["items"][0]
+    ada.decide(item, "relabel", "cat")
+    late = bob.decide(item, "approve")
+    assert late.status_code == 412
+    assert late.json["decided"]["said"].startswith("Decided as “cat” by ada ")
+    assert late.json["decided"]["own"] is False
+    again = ada.decide(item, "relabel", "cat")
+    assert again.json["decided"]["own"] is True
+
+
+def test_a_decision_on_an_item_that_has_changed_is_not_taken(system, ada):
+    showroom.add_queue(system, n=1)
+    item = ada.lease()["items"][0]
+    answer = ada.decide(item, "approve", etag='"7"')
+    assert answer.status_code == 412
+    assert answer.json["decided"] is None
+
+
+def test_a_disputed_correction_is_marked(system, ada):
+    showroom.add_queue(system, n=1)
+    with system.db.transaction() as session:
+        session.scalars(select(Correction)).one().state = CorrectionState.DISPUTED
+    assert ada.lease()["items"][0]["disputed"] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"action": "relabel", "label": "fish"}, 422),
+        ({"action": "relabel"}, 422),
+        ({"action": "explode"}, 422),
+        ({"action": ["approve"]}, 422),
+        ({"action": "approve", "label": 7}, 422),
+        (["approve"], 422),
+    ],
+)
+def test_a_decision_that_makes_no_sense_is_refused_with_a_sentence(system, ada, body, status):
+    showroom.add_queue(system, n=1)
+    item = ada.lease()["items"][0]
+    path = f"/review/animals/items/{item['item']}/decision"
+    answer = ada.post(path, body, **{"If-Match": item["etag"]})
+    assert answer.status_code == status
+    assert answer.json["message"].endswith(".")
+
+
+def test_a_decision_needs_to_say_which_state_of_the_item_it_saw(system, ada):
+    showroom.add_queue(system, n=1)
+    item = ada.lease()["items"][0]
+    answer = ada.post(f"/review/animals/items/{item['item']}/decision", {"action": Action.APPROVE})
+    assert answer.status_code == 428
+
+
+@pytest.mark.parametrize("limit", [0, 51, "five", None, True])
+def test_a_lease_is_bounded(system, ada, limit):
+    showroom.add_queue(system, n=1)
+    answer = ada.post("/review/animals/lease", {"limit": limit})
+    assert answer.status_code == 422
+
+
+def test_items_and_pictures_of_another_model_are_not_to_be_had(system, ada):
+    item = showroom.add_queue(system, n=1)[0]
+    with system.db.transaction() as session:
+        factories.make_model(session, "plants", labels=["oak", "elm"])
+        image_id = session.scalars(select(Prediction.image_id)).one()
+    answer = ada.post(f"/review/plants/items/{item}/decision", {"action": "approve"}, **{"If-Match": '"1"'})
+    assert answer.status_code == 404
+    assert ada.client.get(f"/review/plants/images/{image_id}").status_code == 404
+    assert ada.client.get(f"/review/animals/images/{image_id}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/review/none", "/review/animals/images/x", f"/review/animals/images/{uuid4()}"]
+)
+def test_what_is_not_there_gets_a_page_that_says_so(system, ada, path):
+    showroom.add_queue(system, n=1)
+    answer = ada.client.get(path)
+    assert answer.status_code == 404
+    assert "Not found" in answer.text
+
+
+def test_a_picture_is_encoded_anew_with_a_fixed_type_and_can_run_nothing(system, ada):
+    showroom.add_queue(system, n=1)
+    kept = showroom.draw_picture(0, side=3000)
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        showroom.add_item(session, system, model, kept, predicted="cat", reported="dog")
+    address = ada.lease()["items"][1]["image"]
+    answer = ada.client.get(address)
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    picture = Pillow.open(BytesIO(answer.data))
+    assert picture.format == "JPEG"
+    assert max(picture.size) == 1024
+
+
+def test_a_picture_that_was_cut_from_its_orientation_stands_upright(system, ada):
+    """The store keeps the file without its metadata; the column says how to turn it."""
+    showroom.add_queue(system, n=1)
+    with system.db.transaction() as session:
+        session.scalars(select(Image)).one().orientation = 6
+    turned = Pillow.open(BytesIO(ada.client.get(ada.lease()["items"][0]["image"]).data))
+    assert turned.size == (180, 240)
+
+
+def test_a_picture_whose_pixels_are_gone_is_not_found(system, ada):
+    showroom.add_queue(system, n=1)
+    with system.db.transaction() as session:
+        session.scalars(select(Image)).one().store_key = None
+    assert ada.client.get(ada.lease()["items"][0]["image"]).status_code == 404
+
+
+def test_nobody_signed_out_sees_a_picture(system, ada):
+    showroom.add_queue(system, n=1)
+    address = ada.lease()["items"][0]["image"]
+    stranger = create_app(system=system).test_client()
+    assert stranger.get(address).status_code == 303
+
+
+def test_the_queue_says_how_many_are_open(system, ada):
+    items = showroom.add_queue(system, n=3)
+    with system.db.transaction() as session:
+        session.get_one(ReviewItem, items[0])
+    assert '<strong class="number" id="open-count">3</strong>' in ada.client.get("/review/animals").text
