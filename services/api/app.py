@@ -1,0 +1,79 @@
+"""The JSON API as a Flask app; `services.wsgi` joins the pages to it."""
+
+from typing import Any
+
+from flask_openapi import Info, OpenAPI, SecurityScheme
+from werkzeug.routing import BaseConverter
+
+from backtalk import __version__
+from services.api import (
+    auth,
+    docs_page,
+    errors,
+    feedback,
+    health,
+    intake,
+    limits,
+    metrics,
+    models,
+    policy,
+    predict,
+    review,
+    runs,
+    triggers,
+    versions,
+)
+from services.api.shapes import Problem
+from services.backend import EXTENSION, Backend
+
+OPENAPI_VERSION = "3.1.0"
+_DESCRIPTION = """\
+Send images, get predictions, and talk back when one is wrong.
+
+Errors are problem details (RFC 9457). Lists are `{"items": […], "next": cursor or null}`, newest first.
+Every answer carries `X-Request-Id`; answers about a model carry `Backtalk-Generation`.
+"""
+
+
+class NameConverter(BaseConverter):
+    """A part of a path without a colon, so that `/models/cats:predict` is never a model called that."""
+
+    regex = "[^/:]+"
+
+
+def make_app(backend: Backend) -> OpenAPI:
+    """The API over `backend`, whose models are (or will be) started by the caller."""
+    app = OpenAPI(
+        "services.api",
+        static_folder=None,
+        info=Info(title="Backtalk", version=__version__, description=_DESCRIPTION),
+        security_schemes={"key": SecurityScheme(type="http", scheme="bearer", description="bt_…")},
+        openapi_extensions={"security": [{"key": []}]},
+        validation_error_model=Problem,
+        validation_error_callback=errors.answer_validation,
+        doc_ui=False,  # its page would have to live below its own prefix
+    )
+    app.openapi_version = OPENAPI_VERSION
+    app.extensions[EXTENSION] = backend
+    app.url_map.converters["name"] = NameConverter
+    app.url_map.merge_slashes = False  # a redirect would be HTML, and a POST would lose its body
+    settings = backend.system.settings
+    # Hooks run in this order: count and name the request, who calls, how often.
+    metrics.register(app, backend)
+    intake.register(app, settings)
+    auth.register(app)
+    limits.register(app, settings)
+    errors.register(app)
+    for resource in (predict, feedback, review, models, versions, runs, policy, triggers, health, metrics):
+        app.register_api(resource.blueprint)
+    app.register_blueprint(docs_page.blueprint)
+    _drop_refusals_that_cannot_be(app.api_doc)  # made now: later, two requests could make it at once
+    return app
+
+
+def _drop_refusals_that_cannot_be(document: dict[str, Any]) -> None:
+    """flask-openapi says 422 of every operation, also where nothing is asked that could be wrong."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"]["422"]["content"]:
+                del operation["responses"]["422"]

@@ -1,0 +1,85 @@
+"""How many feedback calls a key may make. Counted in Redis; in this process alone while Redis is away."""
+
+import time
+
+from flask import Flask, Response, current_app, g
+from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from backtalk.callers import Caller
+from backtalk.config import Settings
+from backtalk.states import Scope
+from services.api import auth
+from services.api.errors import make_problem
+
+_EXTENSION = "backtalk-limiter"
+
+#: A call waits at most so long for Redis, once; after that the fallback counts (seconds).
+_REDIS_OPTIONS: dict[str, object] = {
+    "socket_connect_timeout": 0.25,
+    "socket_timeout": 0.25,
+    "retry": Retry(NoBackoff(), 0),
+    "single_connection_client": False,
+}
+
+
+def register(app: Flask, settings: Settings) -> None:
+    """Limit every call that needs the scope `feedback`. To come after `auth.register`: it asks who calls."""
+    limiter = Limiter(
+        _get_key,
+        application_limits=[
+            ApplicationLimit(
+                f"{settings.feedback_per_minute} per minute",
+                key_function=_get_key,
+                scope="feedback",
+            )
+        ],
+        storage_uri=_storage_uri(settings.redis_url),
+        storage_options=_REDIS_OPTIONS if settings.redis_url else {},  # type: ignore[arg-type]
+        key_prefix="backtalk",
+        in_memory_fallback_enabled=True,
+        # Two threads can find Redis gone at once; the fallback takes the first, this keeps the second going.
+        swallow_errors=True,
+    )
+    limiter.request_filter(_is_exempt)
+    limiter.init_app(app)
+    app.extensions[_EXTENSION] = limiter
+    app.register_error_handler(RateLimitExceeded, _answer_exceeded)
+
+
+def is_redis_there(app: Flask) -> bool:
+    """Whether the counts are kept in Redis just now. Waits a quarter of a second at most."""
+    limiter: Limiter = app.extensions[_EXTENSION]
+    return bool(limiter.storage.check())
+
+
+def _get_key() -> str:
+    caller: Caller = g.caller
+    return caller.key_id or caller.actor
+
+
+def _is_exempt() -> bool:
+    return auth.find_scope(auth.find_view()) is not Scope.FEEDBACK
+
+
+def _find_wait_s(limiter: Limiter) -> int:
+    current = limiter.current_limit
+    try:
+        return max(1, int(current.reset_at - time.time()) + 1) if current else 60
+    except RedisError:  # it went away between the count and this question
+        return 60
+
+
+def _storage_uri(redis_url: str | None) -> str:
+    if redis_url is None:
+        return "memory://"
+    return "redis+" + redis_url if redis_url.startswith("unix:") else redis_url
+
+
+def _answer_exceeded(_: RateLimitExceeded) -> Response:
+    wait_s = _find_wait_s(current_app.extensions[_EXTENSION])
+    response = make_problem(429, "too-many-requests", f"Too many feedback calls; wait {wait_s} s.")
+    response.headers["Retry-After"] = str(wait_s)
+    return response

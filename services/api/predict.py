@@ -1,0 +1,146 @@
+"""Predictions: raw image bytes, a form, or the JSON that TensorFlow Serving's clients send."""
+
+import binascii
+from base64 import b64decode
+from typing import Any
+
+from flask import Response, g, request
+from flask_openapi import APIBlueprint, Tag
+from pydantic import Field
+from werkzeug.exceptions import BadRequest
+
+from backtalk.errors import InvalidInput
+from backtalk.serving import MAX_BATCH
+from backtalk.states import Scope
+from services.api.auth import require
+from services.api.intake import answer
+from services.api.metrics import count_predictions
+from services.api.shapes import Answer, ModelPath, name_operation, problems
+from services.backend import get_backend
+
+
+class Prediction(Answer):
+    """What a version said about one image, recorded before it was sent."""
+
+    id: str = Field(description="What corrections and confirmations name.")
+    label: str
+    score: float = Field(description="Of the label; between 0 and 1.")
+    scores: list[float] = Field(description="In the order of the model's labels; they add up to 1.")
+
+
+class Predictions(Answer):
+    model: str
+    version: int = Field(description="The version that answered; the record names the same.")
+    predictions: list[Prediction] = Field(description="In the order of the images.")
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_INSTANCE = {
+    "type": "object",
+    "properties": {
+        "b64": {"type": "string", "contentEncoding": "base64", "description": "The image's bytes."}
+    },
+    "required": ["b64"],
+}
+_REQUEST_BODY: dict[str, Any] = {
+    "description": "The image itself, a form with it, or JSON with several.",
+    "required": True,
+    "content": {
+        "image/jpeg": _BINARY,
+        "image/png": _BINARY,
+        "image/webp": _BINARY,
+        "application/octet-stream": _BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"image": {"type": "string", "format": "binary"}},
+                "required": ["image"],
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "instances": {
+                        "type": "array",
+                        "items": _INSTANCE,
+                        "minItems": 1,
+                        "maxItems": MAX_BATCH,
+                    },
+                    "signature_name": {"type": "string", "description": "Ignored."},
+                },
+                "required": ["instances"],
+            }
+        },
+    },
+}
+
+blueprint = APIBlueprint(
+    "predict",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="predictions")],
+    operation_id_callback=name_operation,
+)
+
+
+@blueprint.post(
+    "/models/<name:model>:predict",
+    summary="Classify images",
+    description="Each answer is recorded before it is sent; correct or confirm it by its id.",
+    request_body=_REQUEST_BODY,
+    responses={200: Predictions, **problems(400, 404, 413, 415)},
+)
+@require(Scope.PREDICT)
+def predict(path: ModelPath) -> Response:
+    batch = get_backend().live.predict(path.model, read_pictures(), g.caller)
+    count_predictions(batch.model, batch.version, len(batch.predictions))
+    return answer(Predictions.model_validate(batch), generation=batch.generation)
+
+
+def read_pictures() -> list[bytes]:
+    """The pictures of this request, as they came.
+
+    Raises:
+        BadRequest: no picture, or a body that says JSON or form and is none.
+        InvalidInput: JSON of another shape.
+    """
+    if request.is_json:
+        return _read_instances(_read_json())
+    if request.mimetype == "multipart/form-data":
+        upload = request.files.get("image")
+        if upload is None:
+            raise BadRequest("The form has no file named `image`.")
+        data = upload.stream.read()
+    else:  # whatever it is called: its first bytes say what it is
+        data = request.get_data(cache=False)
+    if not data:
+        raise BadRequest("The body is empty: send the image's bytes.")
+    return [data]
+
+
+def _read_json() -> Any:
+    try:
+        return request.get_json()
+    except RecursionError:
+        raise BadRequest("The body is JSON nested too deeply.") from None
+
+
+def _read_instances(body: Any) -> list[bytes]:
+    instances = body.get("instances") if isinstance(body, dict) else None
+    if not isinstance(instances, list) or not 0 < len(instances) <= MAX_BATCH:
+        raise InvalidInput(f'Send {{"instances": [{{"b64": "…"}}]}} with 1 to {MAX_BATCH} images.')
+    return [_read_instance(number, instance) for number, instance in enumerate(instances)]
+
+
+def _read_instance(number: int, instance: Any) -> bytes:
+    # TensorFlow Serving's clients may name the signature's input: {"image_bytes": {"b64": "…"}}.
+    if isinstance(instance, dict) and len(instance) == 1 and "b64" not in instance:
+        (instance,) = instance.values()
+    text = instance.get("b64") if isinstance(instance, dict) else None
+    if not isinstance(text, str):
+        raise InvalidInput(f'instances[{number}] is not {{"b64": "…"}}.')
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidInput(f"instances[{number}].b64 is not base64.") from None

@@ -1,0 +1,153 @@
+"""The review queue: items leased to the caller, their pictures, and decisions."""
+
+from datetime import datetime
+from uuid import UUID
+
+from flask import Response, g
+from flask_openapi import APIBlueprint, Tag
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from backtalk import catalogue, images, leases, review
+from backtalk.catalogue import DEFAULT_LIMIT, MAX_LIMIT
+from backtalk.errors import ImageNotFound, ItemNotFound
+from backtalk.states import Action, ItemKind, Scope
+from backtalk.tables import Image, Prediction, ReviewItem
+from services.api.auth import require
+from services.api.intake import answer
+from services.api.shapes import Answer, Body, Line, ModelPath, name_operation, problems
+from services.backend import get_backend
+
+IMAGE_SIDE = 1024  # of the re-encoded picture, at most, in pixels
+
+blueprint = APIBlueprint(
+    "review", __name__, url_prefix="/v1", abp_tags=[Tag(name="review")], operation_id_callback=name_operation
+)
+
+
+class QueueQuery(BaseModel):
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
+
+
+class ItemPath(BaseModel):
+    item: str
+
+
+class Etag(BaseModel):
+    if_match: str | None = Field(
+        None, alias="If-Match", max_length=200, description="The item's `etag`, as it came."
+    )
+
+
+class DecisionBody(Body):
+    action: Action
+    label: Line | None = Field(None, description="The right label; for `relabel` alone.")
+
+
+class Item(Answer):
+    item: str
+    kind: ItemKind
+    correction: str | None = Field(description="Null for an audit.")
+    prediction: str
+    image_url: str
+    predicted: str
+    scores: list[float] = Field(description="In the order of the model's labels.")
+    reported: str | None = Field(description="The newest reported label; null for an audit.")
+    reporter: str | None = Field(description="Who reported it.")
+    note: str | None
+    etag: str = Field(description="The literal value for If-Match, quotes included.")
+    lease_until: datetime
+
+
+class Queue(Answer):
+    """Oldest first, the caller's own open items before others."""
+
+    items: list[Item]
+    labels: list[str] = Field(description="The model's labels, in the order of `scores`.")
+
+
+class Decided(Answer):
+    item: str
+    action: Action
+    label: str | None = Field(description="The right label; null for reject and skip.")
+    final: bool = Field(description="False for a skip, and for the first of two reviewers.")
+
+
+@blueprint.get(
+    "/models/<name:model>/review",
+    summary="Lease the next items of the review queue",
+    responses={200: Queue, **problems(404)},
+)
+@require(Scope.REVIEW)
+def lease_items(path: ModelPath, query: QueueQuery) -> Response:
+    """Asking again returns the caller's own open items first."""
+    with get_backend().system.db.transaction() as session:
+        model = catalogue.get_model(session, path.model)
+        views = leases.lease_items(session, caller=g.caller, model_name=model.name, limit=query.limit)
+        items = [_show(view) for view in views]
+        return answer(Queue(items=items, labels=model.labels), generation=model.generation)
+
+
+@blueprint.post(
+    "/review/<name:item>/decisions",
+    summary="Decide about an item",
+    responses={200: Decided, **problems(400, 404, 409, 412, 413, 415, 428)},
+)
+@require(Scope.REVIEW)
+def decide_item(path: ItemPath, header: Etag, body: DecisionBody) -> Response:
+    """Approve: the reported label is right (correction), the prediction is right (audit).
+
+    Relabel: another label is right. Reject: nothing to learn here. Skip: give it to somebody else.
+    """
+    with get_backend().system.db.transaction() as session:
+        made = review.decide_item(
+            session,
+            caller=g.caller,
+            item_id=path.item,
+            action=body.action,
+            label=body.label,
+            if_match=header.if_match,
+        )
+        return answer(Decided(item=str(made.item_id), action=made.action, label=made.label, final=made.final))
+
+
+@blueprint.get(
+    "/review/<name:item>/image",
+    summary="The picture of an item, re-encoded",
+    responses={
+        200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(404),
+    },
+)
+@require(Scope.REVIEW)
+def get_image(path: ItemPath) -> Response:
+    """Never the file that was sent in: what a stranger uploaded does not reach a browser."""
+    system = get_backend().system
+    with system.db.reading() as session:
+        row = _find_image(session, path.item)
+    if row.store_key is None or row.deleted_at is not None:
+        raise ImageNotFound("The picture of this item was deleted, or never kept.")
+    data = system.images.get(row.store_key)
+    # It was taken in once, whatever the limits are now.
+    picture = images.decode(
+        data, max_bytes=len(data), max_pixels=row.width * row.height, orientation=row.orientation
+    )
+    response = Response(images.thumbnail(picture.pixels, IMAGE_SIDE), mimetype="image/jpeg")
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response.headers["Content-Disposition"] = f'inline; filename="{row.id}.jpg"'
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Cache-Control"] = "private, max-age=3600"
+    return response
+
+
+def _show(view: leases.ItemView) -> Item:
+    fields = {name: getattr(view, name) for name in Item.model_fields if name != "image_url"}
+    return Item(**fields, image_url=f"/v1/review/{view.item}/image")
+
+
+def _find_image(session: Session, item: str) -> Image:
+    key: UUID | None = catalogue.parse_id(item)
+    row = session.get(ReviewItem, key) if key else None
+    if row is None:
+        raise ItemNotFound(f"There is no review item {item!r}.")
+    return session.get_one(Image, session.get_one(Prediction, row.prediction_id).image_id)

@@ -1,0 +1,98 @@
+"""Versions: the list, promotion by a person, rollback."""
+
+from datetime import datetime
+from typing import Any
+
+from flask import Response, g
+from flask_openapi import APIBlueprint, Tag
+from pydantic import Field
+
+from backtalk import catalogue, promotion
+from backtalk.states import Scope, VersionState
+from services.api.auth import require
+from services.api.intake import answer
+from services.api.shapes import Answer, ListOf, ModelPath, PageQuery, VersionPath, name_operation, problems
+from services.backend import get_backend
+
+blueprint = APIBlueprint(
+    "versions",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="versions")],
+    operation_id_callback=name_operation,
+)
+
+
+class VersionShape(Answer):
+    number: int
+    state: VersionState
+    run: str | None = Field(description="The run that made it.")
+    parent: int | None = Field(description="The champion that it was made from.")
+    backbone_digest: str
+    artefact_digest: str = Field(description="SHA-256 of the artefact's SHA256SUMS.")
+    metrics: dict[str, Any]
+    anchored_at: datetime | None = Field(description="When it became the anchor that later ones are held to.")
+    pruned_at: datetime | None = Field(description="When its SavedModel was removed to save room.")
+    created_at: datetime
+
+
+class Change(Answer):
+    """The live version after a promotion or a rollback."""
+
+    model: str
+    version: int
+    generation: int
+
+
+@blueprint.get(
+    "/models/<name:model>/versions",
+    summary="A model's versions",
+    responses={200: ListOf[VersionShape], **problems(400, 404)},
+)
+@require()
+def list_versions(path: ModelPath, query: PageQuery) -> Response:
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        page = catalogue.list_versions(session, model, limit=query.limit, cursor=query.cursor)
+    items = [
+        VersionShape(
+            number=row.number,
+            state=VersionState(row.state),
+            run=str(row.run_id) if row.run_id else None,
+            parent=row.parent,
+            backbone_digest=row.backbone_digest,
+            artefact_digest=row.artefact_digest,
+            metrics=row.metrics,
+            anchored_at=row.anchored_at,
+            pruned_at=row.pruned_at,
+            created_at=row.created_at,
+        )
+        for row in page.items
+    ]
+    return answer(ListOf[VersionShape](items=items, next=page.next), generation=model.generation)
+
+
+@blueprint.post(
+    "/models/<name:model>/versions/<int:number>:promote",
+    summary="Make a version live",
+    responses={200: Change, **problems(404, 409)},
+)
+@require(Scope.PROMOTE)
+def promote_version(path: VersionPath) -> Response:
+    """Takes any version whose artefact verifies, unless the gate rejected it."""
+    made = promotion.promote_version(
+        get_backend().system, model_name=path.model, number=path.number, caller=g.caller
+    )
+    return answer(Change.model_validate(made), generation=made["generation"])
+
+
+@blueprint.post(
+    "/models/<name:model>:rollback",
+    summary="Go back to the version before",
+    responses={200: Change, **problems(404, 409)},
+)
+@require(Scope.PROMOTE)
+def rollback_model(path: ModelPath) -> Response:
+    """Sets `hold`: nothing is promoted by itself until the policy lifts it."""
+    made = promotion.rollback_model(get_backend().system, model_name=path.model, caller=g.caller)
+    return answer(Change.model_validate(made), generation=made["generation"])

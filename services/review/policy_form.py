@@ -1,0 +1,123 @@
+"""The policy of a model as a form, made from `backtalk.policy.Policy` itself."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, get_args, get_origin
+
+from flask import g, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from pydantic.fields import FieldInfo
+
+from backtalk import catalogue, triggers
+from backtalk.errors import InvalidPolicy, NotYet
+from backtalk.policy import Policy
+from backtalk.states import Scope
+from services.backend import get_backend
+from services.review.sessions import needs
+from services.review.site import blueprint
+
+#: The first name of each group of fields, in the order of `Policy`.
+GROUPS = {
+    "min_approved": "When to train",
+    "review": "Whom to believe",
+    "margin": "How strictly to judge",
+    "keep_images": "What to keep",
+}
+NONE = "null"
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    value: str
+    default: str
+    changed: bool
+    choices: tuple[str, ...]
+    number: bool
+    description: str
+
+
+@blueprint.get("/models/<model_name>/policy")
+def show_policy(model_name: str) -> ResponseReturnValue:
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        values = _as_text(triggers.get_policy(model))
+    return render_template("pages/policy.html", model=model, groups=make_groups(values))
+
+
+@blueprint.post("/models/<model_name>/policy")
+@needs(Scope.ADMIN)
+def change_policy(model_name: str) -> ResponseReturnValue:
+    """Only what differs from the policy as it is now is changed; a bad value comes back with the reason."""
+    given = {name: text.strip() for name, text in request.form.items() if name in Policy.model_fields}
+    db = get_backend().system.db
+    with db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        before = _as_text(triggers.get_policy(model))
+    changes = {name: _read(text) for name, text in given.items() if text != before[name]}
+    try:
+        with db.transaction() as session:
+            triggers.set_policy(session, model, changes, g.caller)
+    except (InvalidPolicy, NotYet) as error:
+        groups = make_groups(before | given)
+        page = render_template("pages/policy.html", model=model, groups=groups, problem=error.message)
+        return make_response(page, 422)
+    return redirect(url_for("pages.show_policy", model_name=model_name, done="policy"), code=303)
+
+
+def make_groups(values: dict[str, str]) -> list[tuple[str, list[Field]]]:
+    defaults = _as_text(Policy())
+    groups: list[tuple[str, list[Field]]] = []
+    for name, info in Policy.model_fields.items():
+        if name in GROUPS:
+            groups.append((GROUPS[name], []))
+        groups[-1][1].append(_make_field(name, info, values[name], defaults[name]))
+    return groups
+
+
+def _make_field(name: str, info: FieldInfo, value: str, default: str) -> Field:
+    kind = info.annotation
+    return Field(
+        name=name,
+        value=value,
+        default=default,
+        changed=value != default,
+        choices=_find_choices(kind),
+        number=kind in (int, float),
+        description=info.description or "",
+    )
+
+
+def _find_choices(kind: Any) -> tuple[str, ...]:
+    if kind is bool:
+        return ("false", "true")
+    if get_origin(kind) is Literal:
+        return tuple(str(choice) for choice in get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return tuple(str(member.value) for member in kind)
+    return ()
+
+
+def _as_text(policy: Policy) -> dict[str, str]:
+    """Each value as it stands in the form, and on the command line."""
+    return {name: _write(value) for name, value in policy.model_dump(mode="json").items()}
+
+
+def _write(value: Any) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _read(text: str) -> Any:
+    """As the command line reads it: `null`, true, false, numbers; everything else is a word."""
+    if text in {NONE, "true", "false"}:
+        return {NONE: None, "true": True, "false": False}[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,44 @@
+"""The app that gunicorn serves: API and pages over one backend. `gunicorn "services.wsgi:create_app()"`."""
+
+from flask import Flask
+
+from backtalk import bootstrap
+from backtalk.config import Settings
+from backtalk.serving import LiveModels
+from backtalk.system import System
+from services.api.app import make_app
+from services.backend import Backend
+from services.review import blueprint as pages
+
+STATEMENT_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 2.0
+
+
+def create_app(*, system: System | None = None, live: LiveModels | None = None) -> Flask:
+    """Join everything. Without arguments, as a worker process does: from the environment, and polling.
+
+    gunicorn must not preload it: the thread that polls for versions lives only in the process that made it.
+
+    Args:
+        system: use this one, and leave closing it to the caller.
+        live: likewise; else one is made, started if the system was built here.
+
+    Raises:
+        ValueError: a setting is missing or bad.
+    """
+    own = system is None
+    if system is None:
+        settings = Settings.load()
+        system = bootstrap.build(
+            settings,
+            pool_size=settings.api_threads + 2,  # one for the poll, one to spare
+            statement_timeout_s=STATEMENT_TIMEOUT_S,
+            lock_timeout_s=LOCK_TIMEOUT_S,
+        )
+    if live is None:
+        live = LiveModels(system)
+        if own:
+            live.start()
+    app = make_app(Backend(system, live))
+    app.register_blueprint(pages)
+    return app
