@@ -16,9 +16,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     home: Path = Field(Path(".backtalk"), description="Where the one-machine stack keeps its data.")
-    database_url: str | None = Field(
-        None, description="postgresql+psycopg://…; embedded Postgres if unset."
-    )
+    database_url: str | None = Field(None, description="postgresql+psycopg://…; embedded Postgres if unset.")
     redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
     store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
     images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
@@ -44,7 +42,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="Attempts of one run before it fails.")
     warm_trainer: bool = Field(True, description="Keep the next head trainer waiting with TensorFlow loaded.")
     worker_grace_s: float = Field(
-        60.0, ge=0, description="How long a stopping worker may finish its task; what it leaves is taken up again."
+        60.0,
+        ge=0,
+        description="How long a stopping worker may finish its task; what it leaves is taken up again.",
     )
     log_level: str = "INFO"
 

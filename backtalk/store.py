@@ -179,10 +179,10 @@ class VersionStore:
         target = self.resolve(target_name)
         if not target.exists():
             source = self.resolve(relative)
-            check_sums_digest(source, artefact_digest)
             try:
+                check_sums_digest(source, artefact_digest)
                 source.rename(target)
-            except OSError:
+            except (ArtefactInvalid, OSError):
                 if not target.is_dir():  # else another process published it in this very moment
                     raise
             if source.parent.is_dir():

@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it from the class
         str: Text,
         int: BigInteger,
         datetime: DateTime(timezone=True),
@@ -257,9 +257,7 @@ class Correction(Base):
             unique=True,
             postgresql_where=text("state = 'pending'"),
         ),
-        Index(
-            "ix_corrections_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")
-        ),
+        Index("ix_corrections_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")),
     )
 
 
@@ -278,9 +276,7 @@ class Confirmation(Base):
     __table_args__ = (
         _one_of("state", states.ConfirmationState),
         UniqueConstraint("prediction_id", "reporter"),
-        Index(
-            "ix_confirmations_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")
-        ),
+        Index("ix_confirmations_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")),
     )
 
 
@@ -303,7 +299,8 @@ class ReviewItem(Base):
     __table_args__ = (
         _one_of("kind", states.ItemKind),
         CheckConstraint(
-            "(kind = 'correction') = (correction_id IS NOT NULL) AND (kind = 'correction') = (reported IS NOT NULL)",
+            "(kind = 'correction') = (correction_id IS NOT NULL) "
+            "AND (kind = 'correction') = (reported IS NOT NULL)",
             name="reported_with_correction",
         ),
         Index(
@@ -356,9 +353,7 @@ class Sample(Base):
     __table_args__ = (
         _one_of("split", states.Split),
         _one_of("origin", states.Origin),
-        CheckConstraint(
-            "by_person OR split NOT IN ('holdout', 'regression')", name="judged_by_person"
-        ),
+        CheckConstraint("by_person OR split NOT IN ('holdout', 'regression')", name="judged_by_person"),
         Index(
             "uq_samples_live",
             "model_id",
@@ -384,7 +379,9 @@ class Snapshot(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     digest: Mapped[str]
     sample_ids: Mapped[list[int]]  # ascending, without repetition
-    stay_right_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))  # unlabelled images for the stay-right term
+    stay_right_ids: Mapped[list[UUID]] = mapped_column(
+        ARRAY(Uuid)
+    )  # unlabelled images for the stay-right term
     counts: Mapped[Json]  # samples by split, origin and label
     created_at: Mapped[datetime] = _now()
     __table_args__ = (UniqueConstraint("model_id", "digest"),)
@@ -430,9 +427,7 @@ class Run(Base):
             postgresql_where=text("state IN ('queued', 'training', 'judging', 'promoting')"),
         ),
         Index(None, "model_id", "created_at"),
-        ForeignKeyConstraint(
-            ["model_id", "snapshot_digest"], ["snapshots.model_id", "snapshots.digest"]
-        ),
+        ForeignKeyConstraint(["model_id", "snapshot_digest"], ["snapshots.model_id", "snapshots.digest"]),
     )
 
 
@@ -471,9 +466,7 @@ class LedgerEntry(Base):
     created_at: Mapped[datetime]
     previous_hash: Mapped[str]
     hash: Mapped[str]
-    __table_args__ = (
-        CheckConstraint("action IN ('create', 'promote', 'rollback')", name="action_known"),
-    )
+    __table_args__ = (CheckConstraint("action IN ('create', 'promote', 'rollback')", name="action_known"),)
 
 
 class TriggerCheck(Base):
@@ -501,9 +494,7 @@ class OutboxEvent(Base):
     payload: Mapped[Json]
     created_at: Mapped[datetime] = _now()
     published_at: Mapped[datetime | None]
-    __table_args__ = (
-        Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
-    )
+    __table_args__ = (Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),)
 
 
 class Replica(Base):

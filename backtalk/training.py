@@ -191,7 +191,7 @@ def _hand_over(session: Session, claim: Claim, request: FitRequest, fitted: Fitt
             round=0,
             check="artefact",
             value=verified["max_abs_diff"],
-            bound=1e-4,
+            bound=verified["bound"],
             n=verified["n"],
             fixed=0,
             broken=0,

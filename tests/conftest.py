@@ -18,12 +18,7 @@ from backtalk.config import Settings  # noqa: E402
 from backtalk.db import Database, make_engine  # noqa: E402
 from backtalk.servers import PostgresServer, RedisServer  # noqa: E402
 from backtalk.tables import Base  # noqa: E402
-
-try:
-    from tests.backbones import *  # noqa: F403  # `tiny_backbone` and what belongs to it
-except ModuleNotFoundError as _missing:
-    if _missing.name != "tests.backbones":
-        raise
+from tests.backbones import tiny_folder as tiny_folder  # noqa: E402, PLC0414
 
 _EMPTY_EVERY_TABLE = ";".join(f'DELETE FROM "{name}"' for name in Base.metadata.tables)
 

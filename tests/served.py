@@ -67,7 +67,9 @@ def go_live(system: System, name: str, number: int) -> int:
     """What a promotion leaves in the rows; returns the generation."""
     with system.db.transaction() as session:
         model = session.scalars(select(Model).where(Model.name == name).with_for_update()).one()
-        rows = {row.number: row for row in session.scalars(select(Version).where(Version.model_id == model.id))}
+        rows = {
+            row.number: row for row in session.scalars(select(Version).where(Version.model_id == model.id))
+        }
         rows[model.live_version or 0].state = VersionState.RETIRED
         session.flush()
         rows[number].state = VersionState.LIVE

@@ -1,9 +1,4 @@
-"""Writes a version's artefact: the SavedModel that TensorFlow Serving loads, the head, the card and the sums.
-
-`serve_bytes` decodes in TensorFlow. It crops and scales by the rule of `images.to_input`, lays transparent
-PNGs over white as `images.decode` does, and differs from it in the last bits of the filter, in WebP, which it
-cannot read, and in orientation, which TensorFlow ignores.
-"""
+"""Writes a version's artefact: SavedModel for TensorFlow Serving, head, card and sums."""
 
 import json
 import platform
@@ -16,6 +11,7 @@ from backtalk.golden import Golden
 from backtalk.heads import Head
 from backtalk.learn.backbones import Embedder
 from backtalk.learn.flow import tf
+from backtalk.learn.pixels import can_decode, decode_input
 from backtalk.learn.warmup import encode_prediction_log, write_warmup
 from backtalk.sums import make_folder, write_sums
 
@@ -76,7 +72,7 @@ def _build(head: Head, embedder: Embedder) -> tuple[Any, dict[str, Any]]:
     def serve_bytes(image_bytes: Any) -> dict[str, Any]:
         shape = tf.TensorSpec(embedder.image_shape[1:], tf.uint8)
         images = tf.map_fn(
-            lambda data: _decode(data, embedder.input_size), image_bytes, fn_output_signature=shape
+            lambda data: decode_input(data, embedder.input_size), image_bytes, fn_output_signature=shape
         )
         return {"scores": answer(images)[0]}
 
@@ -86,33 +82,6 @@ def _build(head: Head, embedder: Embedder) -> tuple[Any, dict[str, Any]]:
         TENSOR_SIGNATURE: tf.function(serve_tensor).get_concrete_function(tensor),
         BYTES_SIGNATURE: tf.function(serve_bytes).get_concrete_function(strings),
     }
-
-
-def _decode(data: Any, size: int) -> Any:
-    """One JPEG or PNG → (size, size, 3) uint8: `images.decode` and `images.to_input` in TensorFlow."""
-    pixels = tf.cond(tf.io.is_jpeg(data), lambda: _decode_jpeg(data), lambda: _decode_png(data))
-    shape = tf.shape(pixels)
-    side = tf.minimum(shape[0], shape[1])
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    square = tf.image.crop_to_bounding_box(pixels, top, left, side, side)
-    scaled = tf.image.resize(square, [size, size], "bicubic", antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
-
-
-def _decode_jpeg(data: Any) -> Any:
-    # Accurate as Pillow's; TensorFlow's own default is the fast transform.
-    return tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
-
-
-def _decode_png(data: Any) -> Any:
-    layers = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
-    opacity = layers[:, :, 3:] / 255
-    return tf.round(layers[:, :, :3] * opacity + 255 * (1 - opacity))
-
-
-def can_decode(data: bytes) -> bool:
-    """Whether `serve_bytes` reads this file: JPEG or PNG."""
-    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
 
 
 def _warmup_logs(model: str, golden: Golden) -> list[bytes]:

@@ -1,8 +1,8 @@
 """`images.decode` and `images.to_input` once more, in TensorFlow, for the SavedModel's `serve_bytes`.
 
-Who asks TensorFlow Serving should get the answer that Backtalk gives, so this follows Pillow step by step: what
-it averages first, where it cuts, and that it rounds to whole values between the two passes of its filter. Not
-followed: WebP, which TensorFlow cannot read; orientation, which it ignores; and samples of 16 bits in grey.
+Who asks TensorFlow Serving should get the answer that Backtalk gives, so this follows Pillow step by step:
+where it cuts, what it averages first, and that it rounds to whole values between the two passes of its filter.
+Not followed: WebP, which TensorFlow cannot read, and orientation, which it ignores.
 """
 
 from typing import Any
@@ -10,17 +10,22 @@ from typing import Any
 from backtalk.learn.flow import tf
 
 _REDUCING_GAP = 3.0  # as in `images.to_input`
-_BICUBIC_MARGIN = 1.5  # the filter's reach beyond the pixel that it is for, in output pixels
 
 
 def decode_input(data: Any, size: int) -> Any:
     """One JPEG or PNG, as a string tensor → (size, size, 3) uint8."""
     pixels = tf.cond(tf.io.is_jpeg(data), lambda: _decode_jpeg(data), lambda: _decode_png(data))
-    pixels, box = _reduce(pixels, size)
-    for axis in (1, 0):  # across, then down
-        pixels = _scale(pixels, axis, box[axis], size)
-    pixels.set_shape([size, size, 3])
-    return tf.cast(pixels, tf.uint8)
+    shape = tf.shape(pixels)
+    side = tf.minimum(shape[0], shape[1])
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    factor = side // int(size * _REDUCING_GAP)
+    square = tf.cond(factor > 1, lambda: _average(square, factor), lambda: square)
+    scale = size * tf.cast(tf.maximum(factor, 1), tf.float32) / tf.cast(side, tf.float32)
+    for down, across in ((1.0, scale), (scale, 1.0)):
+        square = _scale(square, down, across, size)
+    square.set_shape([size, size, 3])
+    return tf.cast(square, tf.uint8)
 
 
 def can_decode(data: bytes) -> bool:
@@ -43,50 +48,27 @@ def _round(values: Any) -> Any:
     return tf.clip_by_value(tf.floor(values + 0.5), 0.0, 255.0)
 
 
-def _reduce(pixels: Any, size: int) -> tuple[Any, list[Any]]:
-    """Average whole pixels where the largest centred square is very large.
+def _average(square: Any, factor: Any) -> Any:
+    """Means over `factor` × `factor` pixels, as whole values; over fewer at the end, if there are no more."""
+    cells = tf.range(tf.shape(square)[0]) // factor
+    for _axis in range(2):
+        square = tf.transpose(tf.math.segment_mean(square, cells), [1, 0, 2])
+    # Pillow multiplies by a truncated reciprocal: exact for powers of two, a little too small otherwise.
+    count = tf.cast(factor * factor, tf.float32)
+    is_power = tf.equal(tf.bitwise.bitwise_and(factor, factor - 1), 0)
+    half = tf.floor(count / 2) - tf.where(is_power, 0.0, 0.25)
+    return tf.floor(square + half / count + tf.where(is_power, 1e-4, 0.0))
 
-    Returns the image, and where in it the square begins and ends: `[(top, bottom), (left, right)]`, fractions
-    of pixels.
-    """
+
+def _scale(pixels: Any, down: Any, across: Any, size: int) -> Any:
+    """One pass of an antialiased bicubic filter, rounded to whole values."""
     shape = tf.shape(pixels)
-    side = tf.minimum(shape[0], shape[1])
-    factor = tf.maximum(1, tf.cast(tf.cast(side, tf.float32) / (size * _REDUCING_GAP), tf.int32))
-    margin = _BICUBIC_MARGIN * tf.cast(side, tf.float32) / size
-    box = []
-    for axis in (0, 1):
-        start = (shape[axis] - side) // 2
-        first = tf.maximum(0, tf.cast(tf.cast(start, tf.float32) - margin, tf.int32))
-        last = tf.minimum(shape[axis], tf.cast(tf.math.ceil(tf.cast(start + side, tf.float32) + margin), tf.int32))
-        first, last = tf.cond(factor > 1, lambda f=first, t=last: (f, t), lambda a=axis: (0, shape[a]))
-        pixels = _average(tf.gather(pixels, tf.range(first, last), axis=axis), axis, factor)
-        ends = tf.cast(tf.stack([start - first, start - first + side]), tf.float32)
-        box.append(ends / tf.cast(factor, tf.float32))
-    return tf.cond(factor > 1, lambda: _round(pixels), lambda: pixels), box
-
-
-def _average(pixels: Any, axis: int, factor: Any) -> Any:
-    """Means of `factor` neighbours along one axis; of fewer at the end, if there are no more."""
-
-    def average() -> Any:
-        first = pixels if axis == 0 else tf.transpose(pixels, [1, 0, 2])
-        means = tf.math.segment_mean(first, tf.range(tf.shape(first)[0]) // factor)
-        return means if axis == 0 else tf.transpose(means, [1, 0, 2])
-
-    return tf.cond(factor > 1, average, lambda: pixels)
-
-
-def _scale(pixels: Any, axis: int, ends: Any, size: int) -> Any:
-    """Fit `ends` of one axis into `size` pixels, by an antialiased bicubic filter, rounded to whole values."""
-    shape = tf.shape(pixels)
-    scale = size / (ends[1] - ends[0])
-    down, across = (scale, 1.0) if axis == 0 else (1.0, scale)
-    shift = -ends[0] * scale
+    one_way = [shape[0], size] if isinstance(down, float) else [size, shape[1]]
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=pixels[None],
-        size=tf.stack([size, shape[1]] if axis == 0 else [shape[0], size]),
+        size=tf.stack(one_way),
         scale=tf.stack([down, across]),
-        translation=tf.stack([shift, 0.0] if axis == 0 else [0.0, shift]),
+        translation=[0.0, 0.0],
         kernel_type="keyscubic",
         antialias=True,
     )

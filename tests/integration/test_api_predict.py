@@ -28,9 +28,9 @@ def count_predictions(api: Api) -> int:
         return session.scalar(select(func.count()).select_from(Prediction)) or 0
 
 
-def encode(format: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
+def encode(kind: str, size: tuple[int, int] = (40, 30), **options: object) -> bytes:
     file = BytesIO()
-    Image.new("RGB", size, "teal").save(file, format, **options)
+    Image.new("RGB", size, "teal").save(file, kind, **options)
     return file.getvalue()
 
 
@@ -64,9 +64,9 @@ def test_a_form_is_taken(served: Api) -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_each_format_is_taken(served: Api, format: str) -> None:
-    assert served.post(PATH, data=encode(format)).status_code == 200
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_each_format_is_taken(served: Api, kind: str) -> None:
+    assert served.post(PATH, data=encode(kind)).status_code == 200
 
 
 def test_the_ways_to_send_one_image_give_one_answer(served: Api) -> None:

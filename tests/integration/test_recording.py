@@ -33,6 +33,7 @@ def make_record(model: Model, **values: object) -> Recordable:
         "key_id": "app",
         "audit": False,
         "pixels_sha256": "a" * 64,
+        "perceptual_hash": -7,
         "width": 40,
         "height": 30,
         "orientation": 1,

@@ -90,7 +90,11 @@ def test_equal_pixels_are_one_image_even_if_their_metadata_differ(system: System
 def test_the_kept_file_decodes_to_the_same_pixels_without_its_metadata(
     system: System, live: LiveModels
 ) -> None:
-    data = make_jpeg(2, comment=b"secret", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + bytes(4))
+    data = make_jpeg(
+        2,
+        comment=b"secret",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + bytes(4),
+    )
     live.predict("animals", [data], APP)
     with system.db.reading() as session:
         row = session.scalars(select(Image)).one()
@@ -100,6 +104,7 @@ def test_the_kept_file_decodes_to_the_same_pixels_without_its_metadata(
     assert (row.orientation, row.width, row.height, row.byte_size) == (6, 40, 60, len(kept))
     again = images.decode(kept, orientation=row.orientation)
     assert images.pixels_digest(again.pixels) == row.pixels_sha256
+    assert images.perceptual_hash(again.pixels) == row.perceptual_hash  # without it no group, so no sample
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("all", True), ("feedback", True), ("none", False)])
@@ -193,9 +198,7 @@ def test_an_image_that_cannot_be_kept_leaves_the_prediction_unanswered(
 
 
 # --- under load --------------------------------------------------------------------------------
-def test_swaps_under_load_fail_no_prediction_and_misname_no_version(
-    system: System, live: LiveModels
-) -> None:
+def test_swaps_under_load_fail_no_prediction_and_misname_no_version(system: System, live: LiveModels) -> None:
     swaps, clients = 12, 4
     pictures = [make_jpeg(seed) for seed in range(16)]
     stop = threading.Event()

@@ -47,18 +47,10 @@ def trainers() -> Iterator[Trainers]:
     trainers.close()
 
 
-@pytest.fixture(scope="module")
-def prepared_store(trainers: Trainers, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that has the backbone already."""
-    store = tmp_path_factory.mktemp("store")
-    with trainers.taken(None, store) as trainer:
-        trainer.call({"do": "prepare_backbone", "name": "tiny", "store": str(store)})
-    return store
-
-
 @pytest.fixture
-def home(settings: Settings, prepared_store: Path) -> Path:
-    shutil.copytree(prepared_store / "_backbones", settings.store_path / "_backbones")
+def home(settings: Settings, tiny_folder: Path) -> Path:
+    """A store that has the backbone already."""
+    shutil.copytree(tiny_folder, settings.store_path / "_backbones" / tiny_folder.name)
     return settings.home
 
 

@@ -29,8 +29,13 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     assert _relative(path) in LONG_FILES or len(text.splitlines()) <= MAX_FILE_LINES
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
+            assert _count_lines(node) <= MAX_FUNCTION_LINES, node.name
+
+
+def _count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without the signature and the docstring: neither is something to follow while reading."""
+    body = function.body[1:] if ast.get_docstring(function) and len(function.body) > 1 else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1
 
 
 def test_modules_are_named_after_what_they_are_about() -> None:
@@ -47,7 +52,7 @@ def test_every_package_is_in_the_wheel() -> None:
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {
         _relative(path.parent).replace("/", ".")
-        for package in (*PACKAGES, "migrations")
+        for package in (*PACKAGES, "demo", "migrations")
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert listed == found

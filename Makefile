@@ -1,0 +1,74 @@
+# `make help` lists what there is. Every other target installs first where needed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+HOME_DIR ?= .backtalk
+PORT ?= 8000
+ARGS ?=
+
+# Settings of the shell must not reach the tests.
+TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
+
+.PHONY: help install demo up test test-all lint format bench migrate lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## Build .venv with the locked dependencies and the `backtalk` command
+
+# A stamp, so that nothing is asked of the network unless the lock or the package's own metadata changed.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'; then \
+	  echo "Backtalk needs Python 3.11 or 3.12: set PYTHON=/path/to/python3.11"; exit 1; fi
+	@# A venv that was moved or half-made is made anew.
+	@if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	  rm -rf $(VENV); \
+	  if ! "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    package=python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv; \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	      apt-get update -qq && apt-get install -y -qq $$package; \
+	    else echo "Python's venv is missing. Install it: sudo apt-get install $$package"; exit 1; fi; fi; \
+	  "$(PYTHON)" -m venv $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## Watch the loop close on solar cells, about five minutes (KEEP=1 leaves it up)
+	$(BIN)/backtalk demo $(if $(KEEP),--keep) $(ARGS)
+
+up: $(STAMP) ## Run everything on this machine until Ctrl-C (PORT=8000, HOME_DIR=.backtalk)
+	@exec $(BIN)/backtalk up --port $(PORT) --home $(HOME_DIR) $(ARGS)
+
+test: $(STAMP) ## Run the tests but the slow ones (ARGS="-k name")
+	$(TESTS) -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## Run all tests
+	$(TESTS) $(ARGS)
+
+lint: $(STAMP) ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure, each figure beside its baseline; bench/out/latest.json
+	$(BIN)/python -m bench.run $(ARGS)
+
+migrate: $(STAMP) ## Bring the database of BACKTALK_DATABASE_URL up to date
+	$(BIN)/alembic upgrade head
+
+lock: $(STAMP) ## Resolve pyproject.toml into requirements/*.txt (UPGRADE=1 takes the newest versions)
+	@$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove everything that can be made again; data in .backtalk stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache bench/out demo.png
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""The figures of the benchmarks, for people and for machines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.bench_loop import PARTS
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def print_tables(console: Console, machine: dict[str, Any], results: dict[str, Any]) -> None:
+    """One table per benchmark that has figures."""
+    console.print(f"\n{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
+    for name, show in (("predict", _predict), ("loop", _loop), ("swaps", _swaps), ("memory", _memory)):
+        if name in results:
+            console.print(show(results[name]))
+
+
+def _loop(figures: dict[str, Any]) -> Table:
+    table = Table("trainer", "seconds", "target", *PARTS, "to cold", title="Feedback to live, seconds")
+    for name, row in figures.items():
+        parts = [f"{row['parts'][part]:.2f}" for part in PARTS]
+        colour = "green" if row["met"] else "red"
+        ratio = str(row.get("ratio_to_cold", "1"))
+        table.add_row(name, f"[{colour}]{row['seconds']:.2f}[/]", f"{row['target_s']:.0f}", *parts, ratio)
+    return table
+
+
+def _swaps(figures: dict[str, Any]) -> Table:
+    return _pairs("Swaps of the live version under load", figures)
+
+
+def _predict(figures: dict[str, Any]) -> Table:
+    return _pairs("Predictions over HTTP", figures)
+
+
+def _memory(figures: dict[str, Any]) -> Table:
+    title = f"Memory of the idle stack: {figures['total_pss_mb']} MB; ready in {figures['ready_s']} s"
+    table = Table("process", "how many", "PSS, MB", "RSS, MB", title=title)
+    for role, row in sorted(figures["processes"].items(), key=lambda item: -item[1]["pss_mb"]):
+        table.add_row(role, f"{row['processes']:.0f}", f"{row['pss_mb']:.1f}", f"{row['rss_mb']:.1f}")
+    return table
+
+
+def _pairs(title: str, figures: dict[str, Any]) -> Table:
+    table = Table("figure", "value", title=title)
+    for name, value in _flatten(figures):
+        table.add_row(name, str(value))
+    return table
+
+
+def _flatten(figures: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in figures.items():
+        full = f"{before}{name}"
+        rows += _flatten(value, f"{full}.") if isinstance(value, dict) else [(full, value)]
+    return rows

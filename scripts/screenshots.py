@@ -1,0 +1,218 @@
+"""Pictures of every page, and of the main ones in the dark and as on a phone, into docs/pages.
+
+python -m scripts.screenshots                       # of a model with an invented history
+python -m scripts.screenshots --address http://127.0.0.1:8000 --user ada --model solar-cells
+                                                    # of a running stack; asks for the password
+"""
+
+import argparse
+import getpass
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from backtalk import bootstrap, schema
+from backtalk.config import Settings
+from backtalk.servers import PostgresServer
+from backtalk.states import RunState
+from backtalk.system import System
+from backtalk.tables import ReviewItem
+from tests import factories, showroom
+from tests.desks import FLAGS
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "pages"
+LABELS = ["functional", "defective"]
+NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Whose pages of what."""
+
+    address: str
+    user: str
+    password: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Look:
+    name: str
+    scheme: str
+    width: int
+    height: int
+    pages: frozenset[str] = frozenset()  # all of them where it is empty
+
+
+LOOKS = (
+    Look("light", "light", 1280, 800),
+    Look("dark", "dark", 1280, 800, frozenset({"home", "model", "run-promoted", "review"})),
+    Look("phone", "light", 390, 844, frozenset({"model", "run-promoted", "review"})),
+)
+
+
+# --- a stack of our own ------------------------------------------------------------------------
+@contextmanager
+def run_showroom() -> Iterator[Visit]:
+    """A throw-away Postgres, a model with a history and a queue, and a server over them."""
+    folder = Path(tempfile.mkdtemp(prefix="bt-"))
+    server = PostgresServer.start(folder / "postgres", durable=False)
+    try:
+        url = server.create_database()
+        schema.upgrade(url)
+        system = bootstrap.build(Settings(home=folder / "home", database_url=url), pool_size=10)
+        fill(system)
+        with showroom.serve(system) as address:
+            yield Visit(address, "ada", showroom.PASSWORD, "solar-cells")
+        system.close()
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fill(system: System) -> None:
+    showroom.add_person(system, "ada", showroom.EVERYTHING)
+    chance = Random(4)
+    with system.db.transaction() as session:
+        factories.make_model(session, "seedlings", labels=["charlock", "cleavers", "chickweed", "wheat"])
+        model = factories.make_model(session, "solar-cells", labels=LABELS)
+        showroom.add_history(session, model)
+        for i, data in enumerate(list_pictures(24)):
+            said = {"reported": "defective", "reporter": f"line-{i % 3 + 1}", "note": NOTES[i % 3]}
+            showroom.add_item(
+                session,
+                system,
+                model,
+                data,
+                predicted="functional",
+                score=0.55 + 0.4 * chance.random(),
+                **({} if i % 4 == 1 else said),
+            )
+        for _ in range(38):
+            decision = factories.make_decision(session, model, "defective")
+            session.get_one(ReviewItem, decision.item_id).closed_at = showroom.minutes_ago(1)
+        factories.make_run(
+            session,
+            model,
+            state=RunState.TRAINING,
+            requested_by="user:ada",
+            started_at=showroom.minutes_ago(0.1),
+            heartbeat_at=showroom.minutes_ago(0.01),
+            progress={"part": "fit", "fraction": 0.62},
+            attempt=1,
+            base_version=5,
+            version=6,
+        )
+
+
+def list_pictures(n: int) -> list[bytes]:
+    """Solar cells where the demo's data set is installed, else drawn shapes."""
+    spec = find_spec("elpv_dataset")
+    if spec is None or spec.origin is None:
+        return [showroom.draw_picture(i, 300) for i in range(n)]
+    cells = sorted((Path(spec.origin).parent / "data" / "images").glob("*.png"))
+    Random(4).shuffle(cells)
+    return [path.read_bytes() for path in cells[:n]]
+
+
+# --- pictures ----------------------------------------------------------------------------------
+def shoot_all(visit: Visit, out: Path) -> None:
+    path = shutil.which("chromium")
+    if path is None:
+        raise SystemExit("Chromium is not on the PATH (Debian: apt-get install chromium).")
+    out.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        for look in LOOKS:
+            shoot_look(browser, visit, look, out)
+        browser.close()
+
+
+def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
+    context = browser.new_context(
+        color_scheme=look.scheme,  # type: ignore[arg-type]
+        viewport={"width": look.width, "height": look.height},
+    )
+    page = context.new_page()
+
+    def save(name: str, *, whole: bool = True) -> None:
+        file = out / f"{name}-{look.name}.png"
+        if look.pages and name not in look.pages:
+            return
+        page.screenshot(path=str(file), full_page=whole)
+        if not name.startswith("review"):  # pages without photographs have few colours
+            Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        print(file.relative_to(out.parent.parent))
+
+    page.goto(f"{visit.address}/sign-in")
+    save("sign-in", whole=False)
+    page.get_by_label("Name").fill(visit.user)
+    page.get_by_label("Password").fill(visit.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{visit.address}/")
+    save("home", whole=False)
+    model = f"{visit.address}/models/{visit.model}"
+    for name in ("", "/runs", "/triggers", "/ledger", "/policy"):
+        page.goto(model + name)
+        page.wait_for_load_state("networkidle")
+        save(name.strip("/") or "model")
+    shoot_runs(page, model, save)
+    shoot_review(page, visit, save)
+    context.close()
+
+
+def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped-def]
+    """The newest run, and the newest of each end."""
+    page.goto(f"{model}/runs")
+    seen: dict[str, str] = {}
+    for row in page.locator("tbody tr").all():
+        state = row.locator(".badge").inner_text().strip().replace(", ", "-")
+        seen.setdefault(state, row.locator("a").first.get_attribute("href") or "")
+    for state, address in seen.items():
+        page.goto(model.split("/models/", maxsplit=1)[0] + address)
+        save(f"run-{state}")
+    page.goto(model)
+    page.get_by_role("link", name="Run now").click()
+    page.get_by_role("dialog").wait_for()
+    save("run-now", whole=False)
+
+
+def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-untyped-def]
+    page.goto(f"{visit.address}/review/{visit.model}")
+    page.locator("main:not([data-state=loading])").wait_for()
+    page.wait_for_load_state("networkidle")
+    save("review", whole=False)
+    if page.locator("main[data-state=item]").count():
+        page.keyboard.press(" ")
+        page.locator("#sync[data-state=sent]").wait_for()
+        save("review-audit", whole=False)
+    page.keyboard.press("?")
+    save("review-keys", whole=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--address", help="of a running stack")
+    parser.add_argument("--user", default="ada")
+    parser.add_argument("--password", help="of the user; asked for if not given")
+    parser.add_argument("--model", default="solar-cells")
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args()
+    if given.address:
+        password = given.password or getpass.getpass(f"Password of {given.user}: ")
+        shoot_all(Visit(given.address.rstrip("/"), given.user, password, given.model), given.out)
+    else:
+        with run_showroom() as visit:
+            shoot_all(visit, given.out)
+
+
+if __name__ == "__main__":
+    main()
