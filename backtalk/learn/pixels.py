@@ -1,7 +1,7 @@
 """`images.decode` and `images.to_input` once more, in TensorFlow, for the SavedModel's `serve_bytes`.
 
 Who asks TensorFlow Serving should get the answer that Backtalk gives, so this follows Pillow step by step:
-where it cuts, what it averages first, and that it rounds to whole values between the two passes of its filter.
+where it cuts, what it averages first, and that it rounds to whole values between its two passes.
 Not followed: WebP, which TensorFlow cannot read, and orientation, which it ignores.
 """
 

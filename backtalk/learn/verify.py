@@ -47,8 +47,8 @@ def verify_artefact(folder: Path, artefact_digest: str, golden_path: Path, store
     """Check sums, load, signatures and golden scores.
 
     Returns:
-        `max_abs_diff` of a score from pixels on, and the `bound` that it kept; `head_abs_diff` of a score for
-        the same embedding; `embedding_abs_diff`; `same_label` and `bytes_same_label`, shares of the `n` golden
+        `max_abs_diff` of a score from pixels on, and its `bound`; `head_abs_diff` of a score for the
+        same embedding; `embedding_abs_diff`; `same_label` and `bytes_same_label`, shares of the `n` golden
         images, the latter None where none of them is a JPEG or PNG; `seconds`.
 
     Raises:

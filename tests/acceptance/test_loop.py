@@ -60,6 +60,7 @@ def stack(server_folder: Path, broker: Broker) -> Iterator[Stack]:
     stack = Stack(server_folder / "home", {"BACKTALK_REDIS_URL": broker.url, "BACKTALK_LEASE_S": "5"})
     stack.start()
     yield stack
+    shutil.copy(stack.log,"/tmp/uplog.txt")
     assert stack.stop(), "the stack did not stop by itself"
 
 
@@ -129,6 +130,7 @@ def test_corrections_that_arrive_while_redis_is_away_are_taken_and_learned_from_
         broker.start()
 
     run = wait_for_run(app, model, besides=before)
+
     assert run["state"] in VERDICTS
     wait_for(lambda: all(app.receipt(one)["state"] == "approved" for one in corrections))
 
