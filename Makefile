@@ -35,7 +35,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	    else echo "Python's venv is missing. Install it: sudo apt-get install $$package"; exit 1; fi; fi; \
 	  "$(PYTHON)" -m venv $(VENV); fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# setuptools warns at length of folders that hold templates and no modules
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(STAMP) ## Watch the loop close on solar cells, about five minutes (KEEP=1 leaves it up)

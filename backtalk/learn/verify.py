@@ -4,6 +4,7 @@ Run by a process that did not write it.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -49,7 +50,7 @@ def verify_artefact(folder: Path, artefact_digest: str, golden_path: Path, store
     Returns:
         `max_abs_diff` of a score from pixels on, and its `bound`; `head_abs_diff` of a score for the
         same embedding; `embedding_abs_diff`; `same_label` and `bytes_same_label`, shares of the `n` golden
-        images, the latter None where none of them is a JPEG or PNG; `seconds`.
+        images, the latter with near-ties counted in, and None where none is a JPEG or PNG; `seconds`.
 
     Raises:
         ArtefactInvalid: says what is wrong with it.
@@ -62,7 +63,7 @@ def verify_artefact(folder: Path, artefact_digest: str, golden_path: Path, store
     signatures = _load_signatures(folder, head, golden)
     embeddings = backbone.embed(golden.inputs)
     expected = head.scores(embeddings)
-    found = _ask(signatures[TENSOR_SIGNATURE], IMAGE, list(golden.inputs))
+    found = _ask(signatures[TENSOR_SIGNATURE], IMAGE, golden.inputs)
     checked = compare_answers(found, head, embeddings)
     bytes_same_label = _compare_bytes(signatures[BYTES_SIGNATURE], golden, expected)
     return checked | {
@@ -124,7 +125,7 @@ def _plain(specs: Any) -> dict[str, tuple[list[int | None], str]]:
     return {name: (spec.shape.as_list(), spec.dtype.name) for name, spec in specs.items()}
 
 
-def _ask(signature: Any, name: str, values: list[Any]) -> Answers:
+def _ask(signature: Any, name: str, values: Sequence[bytes] | NDArray[np.uint8]) -> Answers:
     """All outputs, each (N, …), for images or files; a batch at a time."""
     dtype = signature.structured_input_signature[1][name].dtype
     batches = (values[start : start + BATCH] for start in range(0, len(values), BATCH))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-LABELS = ("zero", "one", "two")
+LABELS = ("zero", "one")
 _SIDE = 32  # pixels
 
 
