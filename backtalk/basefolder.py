@@ -1,5 +1,6 @@
 """The folder that a model is made from: one sub-folder a label, its images inside."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,3 +134,13 @@ def check_images(base: BaseFolder) -> None:
         raise BadFolder(
             f"There is no readable image under {', '.join(empty)}. Add some, or remove the folder."
         )
+
+
+def thin_out(kept: dict[int, NDArray[np.uint8]], base: BaseFolder, most: int) -> None:
+    """Drop one picture of a label that has more than its part of `most`; keys are places in `base.images`."""
+    each = max(2, most // len(base.labels))
+    counts = Counter(base.images[i].label for i in kept)
+    for i in list(kept):
+        if counts[base.images[i].label] > each:
+            del kept[i]
+            return

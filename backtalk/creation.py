@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backtalk import dataset
-from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder
+from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder, thin_out
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
 from backtalk.callers import CLI, Caller
 from backtalk.champions import rewrite_models_config
@@ -60,10 +60,6 @@ class Created:
     holdout_interval: tuple[float, float] | None  # 95 %, Wilson
 
 
-def _say_nothing(*_: object) -> None:
-    pass
-
-
 def create_model(
     system: System,
     trainers: Trainers,
@@ -72,7 +68,7 @@ def create_model(
     folder: Path,
     backbone: str = "efficientnet-lite0",
     policy: dict[str, Any] | None = None,
-    report: Report = _say_nothing,
+    report: Report = lambda *_: None,
     caller: Caller = CLI,
 ) -> Created:
     """Read the folder, draw sides, fit version 1 and make it live.
@@ -153,22 +149,12 @@ def _embed(
         for position, image in enumerate(stream):
             if base.images[position].upright:
                 golden[position] = image
-                _thin(golden, base)
+                thin_out(golden, base, GOLDEN_IMAGES)
             yield image
 
     embeddings = runtime.embed_many(inputs(), lambda done: report("images", done, len(base.files)))
     report("images", len(base.files), len(base.files))
     return golden, embeddings
-
-
-def _thin(golden: dict[int, NDArray[np.uint8]], base: BaseFolder) -> None:
-    """Keep few enough in memory, and of each label some."""
-    most = max(2, GOLDEN_IMAGES // len(base.labels))
-    counts = Counter(base.images[i].label for i in golden)
-    for i in list(golden):
-        if counts[base.images[i].label] > most:
-            del golden[i]
-            return
 
 
 def _write_golden(system: System, name: str, base: BaseFolder, inputs: dict[int, NDArray[np.uint8]]) -> None:

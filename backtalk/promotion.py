@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from backtalk import champions, items, runs
 from backtalk.callers import Caller
 from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
-from backtalk.events import CandidatePassed, ChampionChanged, RunEnded, VersionRolledBack
+from backtalk.events import CandidatePassed, ChampionChanged, VersionRolledBack
 from backtalk.evidence import Contest, gather_evidence, get_contest
 from backtalk.gate import Judgement, judge
 from backtalk.ledger import find_previous_champion
@@ -280,22 +280,3 @@ def _change_by_person(
             emit(session, VersionRolledBack(model_id=model.id, version=number))
     champions.rewrite_models_config(system)
     return {"model": model_name, "version": number, "generation": generation}
-
-
-def cancel_run(session: Session, run_id: str, caller: Caller) -> Run:
-    """End a run that has not reached its verdict.
-
-    Raises:
-        RunNotFound
-        Conflict: it has ended.
-    """
-    run = runs.get_run(session, UUID(run_id))
-    session.refresh(run, with_for_update=True)
-    if run.ended_at is not None:
-        raise Conflict(f"Run {run_id} has ended ({run.state}).")
-    run.state, run.reason = RunState.CANCELLED, f"Cancelled by {caller.name}."
-    run.fence += 1
-    run.lease_until, run.ended_at = None, func.now()
-    emit(session, RunEnded(model_id=run.model_id, run_id=run_id))
-    session.flush()
-    return run
