@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from demo.book import Book, Entry
-from demo.client import Client, Json
+from demo.client import CallFailed, Client, Json
+
+OPEN = {"pending", "disputed"}
+CHANGED = 412
 
 
 class Reviewer:
@@ -31,22 +34,33 @@ class Reviewer:
         waiting = set(corrections)
         deadline = time.monotonic() + patience_s
         empty = 0
-        while empty < 2 or not waiting <= self._decided:
+        while empty < 2 or waiting:
             items = self._client.lease(self._model)
             list(self._pool.map(self._decide, items))
-            empty = 0 if items else empty + 1
+            waiting -= self._decided
+            if items:
+                empty = 0
+                continue
+            empty += 1
+            # An audit may be answered before its correction is in the queue: that decides both.
+            waiting = {one for one in waiting if self._client.receipt(one)["state"] in OPEN}
             if time.monotonic() > deadline:
-                missing = len(waiting - self._decided)
-                raise TimeoutError(f"{missing} corrections were not offered for review in {patience_s:.0f} s")
-            if not items:
-                time.sleep(0.15)
+                raise TimeoutError(
+                    f"{len(waiting)} corrections were not offered for review in {patience_s:.0f} s"
+                )
+            time.sleep(0.15)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def _decide(self, item: Json) -> None:
         action, label = choose_answer(item, self._book.find(item["prediction"]))
-        self._client.decide(item, action, label)
+        try:
+            self._client.decide(item, action, label)
+        except CallFailed as error:
+            if error.status != CHANGED:
+                raise
+            return  # a correction has come to it meanwhile: the queue offers it anew
         if action != "reject":
             self.labels.append(time.time())
         if item["correction"]:
