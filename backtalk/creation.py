@@ -106,7 +106,6 @@ def create_model(
         eval_share=eval_share,
         next_version=2,
     )
-    report("save", 0, 1)
     try:
         with system.db.transaction() as session:
             insert_base(session, model, base.images, grouping, embeddings, described)
@@ -117,8 +116,7 @@ def create_model(
         raise
     rewrite_models_config(system)
     report("save", 1, 1)
-    head = Head.load(system.versions.resolve(path) / "head.npz")
-    return _describe(name, base, grouping, head, embeddings)
+    return _describe(base, grouping, Head.load(system.versions.resolve(path) / "head.npz"), embeddings, name)
 
 
 def _prepare_backbone(system: System, trainers: Trainers, backbone: str, report: Report) -> dict[str, Any]:
@@ -266,7 +264,7 @@ def _make_live(
 
 
 def _describe(
-    name: str, base: BaseFolder, grouping: Grouping, head: Head, embeddings: NDArray[np.float16]
+    base: BaseFolder, grouping: Grouping, head: Head, embeddings: NDArray[np.float16], name: str
 ) -> Created:
     holdout = [i for i in range(len(base.images)) if grouping.side(i) is Side.EVAL]
     right = sum(
