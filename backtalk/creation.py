@@ -80,9 +80,7 @@ def create_model(
     check_model_name(name)
     checked = Policy.parse(policy or {})
     require_built(checked.nightly_kind)
-    with system.db.reading() as session:
-        if session.scalar(select(Model.id).where(Model.name == name)) is not None:
-            raise NameTaken(f"There is a model {name!r} already. Choose another name.")
+    _check_free(system, name)
     base = scan_folder(folder)
     described = _prepare_backbone(system, trainers, backbone, report)
     runtime = Backbone(system.versions.backbone_dir(described["digest"]), system.settings.inference_threads)
@@ -117,6 +115,12 @@ def create_model(
     rewrite_models_config(system)
     report("save", 1, 1)
     return _describe(base, grouping, Head.load(system.versions.resolve(path) / "head.npz"), embeddings, name)
+
+
+def _check_free(system: System, name: str) -> None:
+    with system.db.reading() as session:
+        if session.scalar(select(Model.id).where(Model.name == name)) is not None:
+            raise NameTaken(f"There is a model {name!r} already. Choose another name.")
 
 
 def _prepare_backbone(system: System, trainers: Trainers, backbone: str, report: Report) -> dict[str, Any]:
