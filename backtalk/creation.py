@@ -215,9 +215,8 @@ def _report_fit(report: Report) -> Callable[[dict[str, Any]], None]:
     return on_progress
 
 
-def _make_live(
-    session: Session, model: Model, request: FitRequest, fitted: Fitted, path: str, caller: Caller
-) -> None:
+def _keep_snapshot(session: Session, model: Model, request: FitRequest) -> int:
+    """What version 1 learned from; how many samples."""
     taught = session.execute(
         select(Sample.id, Sample.split, Sample.origin, Sample.label)
         .where(Sample.model_id == model.id, Sample.split.in_((Split.TRAIN, Split.VALIDATION)))
@@ -231,6 +230,13 @@ def _make_live(
         stay_right_ids=[],
         counts=dataset.count_samples((row.split, row.origin, row.label) for row in taught),
     )
+    return len(taught)
+
+
+def _make_live(
+    session: Session, model: Model, request: FitRequest, fitted: Fitted, path: str, caller: Caller
+) -> None:
+    taught = _keep_snapshot(session, model, request)
     session.add(
         Version(
             model_id=model.id,
@@ -249,7 +255,7 @@ def _make_live(
             actor=caller.actor,
             action="create",
             subject=f"model:{model.name}",
-            detail={"labels": model.labels, "samples": len(taught)},
+            detail={"labels": model.labels, "samples": taught},
         )
     )
     session.flush()

@@ -7,7 +7,9 @@ Started by `backtalk.trainers`.
 """
 
 import argparse
+import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -84,6 +86,7 @@ def main() -> None:
         )
     for command in parent.commands():
         _answer(parent, command)
+        _release_memory()
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -109,6 +112,14 @@ def _keep_stdout() -> TextIO:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
+
+
+def _release_memory() -> None:
+    """Give back what the C library keeps for later: 350 MB after a verification, in a process that waits."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _answer(parent: _Parent, command: dict[str, Any], *, quiet: bool = False) -> None:
