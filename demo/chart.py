@@ -86,6 +86,7 @@ def draw_in_terminal(milestones: Sequence[Milestone], runs: Sequence[EndedRun], 
         line = figure.signal(xs, ys, marker=marker(symbol, colour)).lines()
         figure.draw(line.label(f"{module}: {ys[0]:.0f} to {ys[-1]:.0f} %"))
     figure.ruler("x").lim(0, max(end, 1))
+    figure.ruler("x").ticks(list(range(0, max(end, 1) + 1, 100)))
     figure.ruler("y").lim(0, 100)
     figure.legend(True, 40, 9)
     figure.label("decided labels", "x")

@@ -91,7 +91,7 @@ class Report:
         rows.add_row("judged", f"{escape(run.get('reason') or '')}")
         rows.add_row("live", f"version {receipt['live_in']}, since {_clock(run['ended_at'])}")
         fixed = "[green]yes[/]" if receipt["fixed_now"] else "[red]no[/]"
-        rows.add_row("fixed now?", f"{fixed}: asked again, the live version decides")
+        rows.add_row("fixed now?", f"{fixed}: what the live version says of this very image")
         self._console.print(Panel(rows, title="The receipt of one correction", title_align="left"))
 
     def draw(self, milestones: list[Milestone], runs: list[EndedRun], sent: int, picture: Path) -> None:
