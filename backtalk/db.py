@@ -4,7 +4,7 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -102,10 +102,18 @@ class Database:
             session.close()
 
     @contextmanager
-    def statement(self) -> Iterator[Connection]:
-        """A connection where each statement is a transaction of its own: no BEGIN and COMMIT to wait for."""
+    def statement(self) -> Iterator[psycopg.Connection[Any]]:
+        """The driver's own connection, where each statement is a transaction of its own.
+
+        For the one statement that runs with each prediction: no BEGIN and COMMIT to wait for, and none of
+        SQLAlchemy's work around it.
+        """
         with self._autocommit.connect() as connection:
-            yield connection
+            try:
+                yield get_driver(connection)
+            except psycopg.OperationalError:
+                connection.invalidate()  # SQLAlchemy has not seen that it may be broken
+                raise
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -118,6 +126,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def get_driver(connection: Connection) -> psycopg.Connection[Any]:
+    """What SQLAlchemy drives, in the same transaction."""
+    return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
 
 
 def lock_model(session: Session, model_id: int, purpose: str) -> None:

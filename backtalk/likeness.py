@@ -28,7 +28,8 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
     grey = image.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX)
     low = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
     low = low.round(3)  # else the last bits of a sum decide in flat images
-    bits = low > np.median(low)
+    ordered = np.sort(low, axis=None)
+    bits = low > (ordered[31] + ordered[32]) / 2  # the median; np.median takes ten times as long
     return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
 
 

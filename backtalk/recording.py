@@ -5,8 +5,10 @@ embedding where it is new, the prediction, and the event of an audit, in one tra
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -15,14 +17,14 @@ from numpy.typing import NDArray
 from pgvector import HalfVector
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from backtalk.db import Database, new_id
+from backtalk.db import Database, get_driver, new_id
 from backtalk.errors import Unavailable
 from backtalk.events import AuditDrawn
 
 _ROUNDS = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +91,38 @@ psycopg.adapters.register_dumper(HalfVector, _HalfvecDumper)
 # makes a deletion of that image wait for us or us for it, so that no tombstone gets an embedding. Where
 # somebody else has just written the same pixels, this snapshot shows neither his row nor ours: then no
 # prediction is inserted, and the caller asks again.
-_RECORD: TextClause = text(
-    """
-    WITH made AS (
-        INSERT INTO images
-            (id, pixels_sha256, perceptual_hash, width, height, orientation, store_key, byte_size)
-        VALUES (CAST(:image AS uuid), CAST(:pixels AS text), CAST(:hash AS bigint), :width, :height,
-                :orientation, CAST(:store_key AS text), :byte_size)
-        ON CONFLICT (pixels_sha256) DO UPDATE
-            SET store_key = excluded.store_key, orientation = excluded.orientation,
-                byte_size = excluded.byte_size
-            WHERE images.store_key IS NULL AND excluded.store_key IS NOT NULL
-        RETURNING id
-    ), found AS (
-        SELECT id FROM images WHERE pixels_sha256 = CAST(:pixels AS text) FOR KEY SHARE
-    ), image AS (
-        SELECT id FROM made UNION SELECT id FROM found
-    ), seen AS (
-        INSERT INTO embeddings (image_id, backbone_digest, vector)
-        SELECT id, CAST(:backbone AS text), CAST(:vector AS halfvec) FROM image
-        ON CONFLICT DO NOTHING
-    ), told AS (
-        INSERT INTO predictions (id, model_id, version, image_id, label, scores, key_id, audit)
-        SELECT CAST(:prediction AS uuid), CAST(:model AS bigint), CAST(:version AS bigint), id,
-               CAST(:label AS text), CAST(:scores AS real[]), CAST(:key AS text), CAST(:audit AS boolean)
-        FROM image
-        RETURNING audit
-    ), rung AS (
-        INSERT INTO outbox (event, payload)
-        SELECT CAST(:event AS text), CAST(:payload AS jsonb) FROM told WHERE audit
-    )
-    SELECT count(*) FROM told
-    """
+_RECORD = """
+WITH made AS (
+    INSERT INTO images
+        (id, pixels_sha256, perceptual_hash, width, height, orientation, store_key, byte_size)
+    VALUES (CAST(%(image)s AS uuid), CAST(%(pixels)s AS text), CAST(%(hash)s AS bigint), %(width)s,
+            %(height)s, %(orientation)s, CAST(%(store_key)s AS text), %(byte_size)s)
+    ON CONFLICT (pixels_sha256) DO UPDATE
+        SET store_key = excluded.store_key, orientation = excluded.orientation,
+            byte_size = excluded.byte_size
+        WHERE images.store_key IS NULL AND excluded.store_key IS NOT NULL
+    RETURNING id
+), found AS (
+    SELECT id FROM images WHERE pixels_sha256 = CAST(%(pixels)s AS text) FOR KEY SHARE
+), image AS (
+    SELECT id FROM made UNION SELECT id FROM found
+), seen AS (
+    INSERT INTO embeddings (image_id, backbone_digest, vector)
+    SELECT id, CAST(%(backbone)s AS text), CAST(%(vector)s AS halfvec) FROM image
+    ON CONFLICT DO NOTHING
+), told AS (
+    INSERT INTO predictions (id, model_id, version, image_id, label, scores, key_id, audit)
+    SELECT CAST(%(prediction)s AS uuid), CAST(%(model)s AS bigint), CAST(%(version)s AS bigint), id,
+           CAST(%(label)s AS text), CAST(%(scores)s AS real[]), CAST(%(key)s AS text),
+           CAST(%(audit)s AS boolean)
+    FROM image
+    RETURNING audit
+), rung AS (
+    INSERT INTO outbox (event, payload)
+    SELECT CAST(%(event)s AS text), CAST(%(payload)s AS jsonb) FROM told WHERE audit
 )
+SELECT count(*) FROM told
+"""
 
 
 def record_predictions(database: Database, records: Sequence[Recordable]) -> None:
@@ -136,19 +137,22 @@ def record_predictions(database: Database, records: Sequence[Recordable]) -> Non
                 _record(connection, records[0])
         else:
             with database.transaction() as session:
+                connection = get_driver(session.connection())
                 # One order for everybody: two batches with the same pictures must not wait for each other.
                 for record in sorted(records, key=lambda record: record.pixels_sha256):
-                    _record(session.connection(), record)
-    except SQLAlchemyError as error:
+                    _record(connection, record)
+    except (psycopg.Error, SQLAlchemyError) as error:
+        _log.warning("%d predictions could not be recorded: %s", len(records), error)
         raise Unavailable(
             "The prediction could not be recorded, so it is not answered. Try again."
         ) from error
 
 
-def _record(connection: Connection, record: Recordable) -> None:
+def _record(connection: psycopg.Connection[Any], record: Recordable) -> None:
     parameters = record.parameters()
     for _ in range(_ROUNDS):
-        if connection.execute(_RECORD, parameters).scalar_one():
+        (told,) = connection.execute(_RECORD, parameters).fetchone() or (0,)
+        if told:
             return
     raise Unavailable(
         "The prediction could not be recorded: its image is being written and deleted. Try again."

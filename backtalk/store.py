@@ -74,13 +74,17 @@ class ImageStore:
         return key
 
     def _write(self, path: Path, data: bytes) -> None:
-        make_folder(self._incoming)
-        make_folder(path.parent)
+        try:  # the folders are nearly always there, and each look at them is paid by a prediction
+            self._place(path, data)
+        except FileNotFoundError:
+            make_folder(self._incoming)
+            make_folder(path.parent)
+            self._place(path, data)
+
+    def _place(self, path: Path, data: bytes) -> None:
         aside = self._incoming / uuid4().hex
         try:
-            with aside.open("xb", buffering=0) as file:
-                file.write(data)
-                os.fdatasync(file.fileno())
+            _write_synced(aside, data)
             aside.rename(path)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -127,6 +131,17 @@ class ImageStore:
         if not _IMAGE_KEY.fullmatch(key):
             raise ImageNotFound(f"{key!r} is no key of an image.")
         return self.root / key
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:  # a disk that fills up takes a part, and says so only at the next write
+            rest = rest[os.write(descriptor, rest) :]
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- versions ----------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_reported_mistakes_become_a_better_version_that_answers_the_next_request
 ) -> None:
     # The run waits for two quiet seconds, so that it learns from all that is decided here.
     quiet = (*QUICK, "debounce_s=2")
-    stack.run("policy", "set", model, *quiet, "review=required", "audit_share=0.2", "min_approved=50")
+    stack.run("policy", "set", model, *quiet, "review=required", "audit_share=0.2", "min_approved=20")
     time.sleep(0.5)  # whether a prediction is audited follows the policy of the API's last poll
     sent = digits.take(160, inverted=True)
     fresh = digits.take(40, inverted=True)
@@ -236,13 +236,19 @@ def set_automatic(stack: Stack, model: str) -> None:
 
 
 def talk_back(app: Client, model: str, digits: Sequence[Digit]) -> tuple[dict[str, str], list[str]]:
-    """Ask about each and correct what is wrong: truth by prediction id, and the corrections' ids."""
+    """Ask about each; correct what is wrong and confirm what is right: truth by prediction, and corrections.
+
+    All mistakes are of one label here (an inverted zero is read as a one), so from corrections alone a
+    candidate would learn that whatever is inverted is a zero, and the gate would rightly refuse it.
+    """
     truth, corrections = {}, []
     for digit in digits:
         answer = app.predict(model, digit.png)
         truth[answer["id"]] = digit.label
         if answer["label"] != digit.label:
             corrections.append(app.correct(answer["id"], digit.label, "app")["id"])
+        else:
+            app.confirm(answer["id"], "app")
     return truth, corrections
 
 

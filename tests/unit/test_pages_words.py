@@ -22,7 +22,12 @@ def test_every_status_that_a_condition_can_have_is_known_to_the_pages():
 
     covered = tuple(kind for kind, _ in STATUSES)
     unmapped = [kind for kind in BacktalkError.__subclasses__() if not issubclass(kind, covered)]
-    assert {kind.__name__ for kind in unmapped} <= {"LeaseLost", "TrainerFailed", "SnapshotUnusable"}
+    assert {kind.__name__ for kind in unmapped} <= {
+        "LeaseLost",
+        "TrainerFailed",
+        "SnapshotUnusable",
+        "WeightsRefused",
+    }
 
 
 def test_the_next_night_is_told_in_the_models_own_time():
