@@ -44,6 +44,12 @@ def start_child(
     )
 
 
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends; for processes that somebody else forked."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
     if _LIBC is None:
         return None

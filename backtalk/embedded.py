@@ -212,7 +212,9 @@ def commands() -> dict[str, list[str]]:
 
 def _service(name: str, command: list[str], environment: dict[str, str]) -> Service:
     def start(output: int) -> subprocess.Popen[bytes]:
-        return start_child(command, env=environment, output=output)
+        # Killed, not asked: where `up` was killed Redis goes too, and a Celery worker that is asked to stop
+        # then waits for it without end. What it was doing is a row, and its lease runs out.
+        return start_child(command, death_signal=signal.SIGKILL, env=environment, output=output)
 
     return Service(name, start)
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from backtalk import bootstrap
+from backtalk.children import die_with_parent
 from backtalk.config import Settings
 from backtalk.states import VersionState
 from backtalk.system import System
@@ -68,6 +69,7 @@ def _remember_concurrency(sender: Any, **_: Any) -> None:
 
 @worker_process_init.connect
 def _start(**_: Any) -> None:
+    die_with_parent()  # a killed worker's pool would wait for work that nobody hands out
     if _Process.trains:
         get_trainers().keep_spare(_find_backbone(), get_system().settings.store_path)
 
