@@ -19,6 +19,9 @@ from demo.stack import Stack
 SIZES = (2_000, 10_000)
 REPEATS = 3
 TARGET_S = {"cold": 20.0, "warm": 10.0}
+#: Time is measured here, not judgement: the noise in the samples must not keep versions from going live.
+LENIENT = ("margin=0.5", "max_recall_loss=1", "max_brier_loss=2", "max_flip_rate=1", "max_rebreak_rate=1")
+MOST_TRIES = 12
 PARTS = ("notice", "read", "fit", "export", "verify", "judge", "promote", "swap")
 
 
@@ -43,25 +46,35 @@ def _measure(stack: Stack, trainer: str, size: int, repeats: int) -> dict[str, A
         fill_model(system, name, poly[:1500], size)
     spare = iter(poly[1500:])
     with client_of(stack) as client:
-        stack.run("policy", "set", name, "min_approved=1")
-        taken = []
-        for _ in range(repeats):
-            taken.append(_measure_once(client, name, next(spare)))
-            stack.run("policy", "set", name, "hold=false")  # a rollback by a person holds promotions back
+        stack.run("policy", "set", name, "min_approved=1", *LENIENT)
+        taken: list[dict[str, Any]] = []
+        tries = 0
+        while len(taken) < repeats:
+            tries += 1
+            one = _measure_once(client, name, next(spare))
+            if one is not None:
+                taken.append(one)
+                stack.run("policy", "set", name, "hold=false")  # a rollback by a person holds promotions back
+            elif tries == MOST_TRIES:
+                raise RuntimeError(f"{tries} runs, and {len(taken)} of them promoted")
     parts = {part: round(median(one["parts"][part] for one in taken), 2) for part in PARTS}
     seconds = round(median(one["seconds"] for one in taken), 2)
     target_s = TARGET_S[trainer]
     return {
         "seconds": seconds,
         "all": [round(one["seconds"], 2) for one in taken],
+        "tries": tries,
         "parts": parts,
         "target_s": target_s,
         "met": seconds <= target_s,
     }
 
 
-def _measure_once(client: Client, name: str, cell: Cell) -> dict[str, Any]:
-    """One correction, one run, one new version; then back to the first, so that the next may win as well."""
+def _measure_once(client: Client, name: str, cell: Cell) -> dict[str, Any] | None:
+    """One correction, one run, one new version; then back to the first, so that the next may win as well.
+
+    None where the gate did not promote the run: then there is no new version to wait for.
+    """
     probe = cell.read()
     answer = client.predict(name, probe)
     other = "defective" if answer["label"] == "functional" else "functional"
@@ -69,7 +82,8 @@ def _measure_once(client: Client, name: str, cell: Cell) -> dict[str, Any]:
     called = time.time()
     client.correct(answer["id"], other, "bench")
     while client.predict(name, probe)["version"] == answer["version"]:
-        _check_promotable(client, name, before)
+        if _is_refused(client, name, before):
+            return None
         time.sleep(0.1)
     answered = time.time()
     run = client.run(next(run["id"] for run in client.runs(name) if run["id"] not in before))
@@ -78,11 +92,13 @@ def _measure_once(client: Client, name: str, cell: Cell) -> dict[str, Any]:
     return {"seconds": answered - called, "parts": _split(run, called, answered)}
 
 
-def _check_promotable(client: Client, name: str, before: set[str]) -> None:
-    """Raises RuntimeError where the new run ended without a promotion: there will be no new version."""
+def _is_refused(client: Client, name: str, before: set[str]) -> bool:
     newest = next(client.runs(name), None)
-    if newest and newest["id"] not in before and newest["state"] in ("rejected", "inconclusive", "failed"):
-        raise RuntimeError(f"the run was not promoted but {newest['state']}: {newest['reason']}")
+    if newest is None or newest["id"] in before:
+        return False
+    if newest["state"] == "failed":
+        raise RuntimeError(f"a run failed: {newest['reason']}")
+    return newest["state"] in ("rejected", "inconclusive")
 
 
 def _split(run: Json, called: float, answered: float) -> dict[str, float]:

@@ -27,11 +27,12 @@ def measure_swaps(swaps: int = SWAPS) -> dict[str, Any]:
         _train_second(client)
         images = [cell.read() for cell in cells[200:264]]
         target = Target(stack.address, f"/v1/models/{MODEL}:predict", client.key, images, CLIENTS)
+        others = (1, 2) if client.model(MODEL)["version"] == 2 else (2, 1)
         with Load(target) as steady:
             time.sleep(STEADY_S)
         with Load(target) as swapping:
             for number in range(swaps):
-                _swap(client, to=2 if number % 2 == 0 else 1)
+                _swap(client, to=others[number % 2])
         with opened(stack) as system:
             wrong = count_misversioned(system, swapping.answers)
     before, during = (_p99_ms(load.answers) for load in (steady, swapping))
