@@ -52,9 +52,14 @@ class Policy(BaseModel):
     min_veto_images: int = Field(20, ge=1, le=_MANY, description="Images below which a veto says `too few`.")
 
     # What to keep
-    keep_images: Literal["all", "feedback", "none"] = Field("all", description="Whose pixels are kept.")
+    keep_images: Literal["all", "feedback", "none"] = Field(
+        "all", description="Whose pixels are kept. `feedback` still keeps all."
+    )
     retention_days: int = Field(
-        90, ge=1, le=36_500, description="Days that predictions without feedback are kept."
+        90,
+        ge=1,
+        le=36_500,
+        description="Days that predictions without feedback are kept; not acted upon yet.",
     )
 
     @field_validator("nightly")

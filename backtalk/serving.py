@@ -108,7 +108,7 @@ class LiveModels:
         )
         digest = images.pixels_digest(picture.pixels)
         key, size = None, len(data)
-        if served.wanted.policy.keep_images != "none":  # `feedback`: upkeep drops what nobody spoke about
+        if served.wanted.policy.keep_images != "none":  # `feedback` too: nobody has spoken yet
             kept = images.strip_metadata(data, picture.format)
             key, size = self._keep(digest, kept), len(kept)
         height, width = picture.pixels.shape[:2]
