@@ -182,6 +182,7 @@ def _fit_data(base: BaseFolder, grouping: Grouping, embeddings: NDArray[np.float
         validation_x=embeddings[rows[Side.VALIDATION]],
         validation_y=labels(Side.VALIDATION),
         stay_x=embeddings[:0],
+        train_seen=np.zeros(len(rows[Side.TRAIN]), np.bool_),  # there is no champion yet
     )
 
 

@@ -263,3 +263,26 @@ def list_split(
     return LabelledImages(
         [r.image_id for r in rows], [r.label for r in rows], [r.prediction_id for r in rows]
     )
+
+
+_TAUGHT = """
+WITH RECURSIVE line AS (
+    SELECT parent, run_id FROM versions WHERE model_id = :model AND number = :version
+    UNION ALL
+    SELECT v.parent, v.run_id FROM versions v JOIN line ON v.model_id = :model AND v.number = line.parent
+)
+SELECT s.image_id FROM line
+JOIN runs r ON r.id = line.run_id
+JOIN snapshots f ON f.model_id = :model AND f.digest = r.snapshot_digest
+JOIN samples s ON s.id = ANY (f.sample_ids)
+UNION
+SELECT image_id FROM samples WHERE model_id = :model AND origin = 'base'
+"""
+
+
+def find_taught(session: Session, model_id: int, version: int) -> set[UUID]:
+    """Images that a version or one of those that it was made from had in its snapshot, and the base set.
+
+    How the version does on them proves nothing: it may know them by heart.
+    """
+    return set(session.scalars(text(_TAUGHT), {"model": model_id, "version": version}))

@@ -28,6 +28,7 @@ class FitData:
     validation_x: NDArray[np.float16]
     validation_y: NDArray[np.int32]
     stay_x: NDArray[np.float16]
+    train_seen: NDArray[np.bool_]  # (N,): the champion was fitted to it, so that it proves nothing there
 
     def check(self, labels: Sequence[str]) -> None:
         """Raises SnapshotUnusable where no head can be fitted."""

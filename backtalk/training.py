@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.dataset import take_snapshot
+from backtalk.dataset import find_taught, take_snapshot
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.errors import ArtefactInvalid, LeaseLost, NotYet, SnapshotUnusable, TrainerFailed
 from backtalk.events import CandidatePassed, CandidateTrained, Event, RunEnded, RunRequested
@@ -156,6 +156,9 @@ def _read(system: System, claim: Claim, request: FitRequest, digest: str) -> Fit
             ids = [r.image_id for r in part]
             arrays[f"{split}_x"] = load_embeddings(session, request.backbone_digest, ids, width)
             arrays[f"{split}_y"] = np.array([index[r.label] for r in part], np.int32)
+        known = find_taught(session, claim.model_id, request.parent_version or 1)
+        taught = [r.image_id in known for r in kept if r.split == Split.TRAIN]
+        arrays["train_seen"] = np.array(taught, np.bool_)
         stay = [i for i in snapshot.stay_right_ids if i not in unseen]
         arrays["stay_x"] = load_embeddings(session, request.backbone_digest, stay, width)
     return FitData(**arrays)

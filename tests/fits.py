@@ -53,6 +53,7 @@ class Bench:
             "validation_x": self.embeddings[160:200],
             "validation_y": self.labels[160:200],
             "stay_x": self.embeddings[200:],
+            "train_seen": np.full(160 * repeat, champion is not None),
         }
         np.savez(folder / "data.npz", **(values | data))
         job = {

@@ -76,17 +76,16 @@ class Job:
             raise InvalidInput(f"{folder} holds no job that can be read: {error!r}") from None
 
 
-def read_data(folder: Path, champion: Head | None) -> HeadData:
-    """`data.npz`; `train_seen` may be absent, and then the champion counts as fitted to every image."""
+def read_data(folder: Path) -> HeadData:
+    """`data.npz` of a job."""
     with np.load(folder / "data.npz", allow_pickle=False) as stored:
-        seen = np.full(len(stored["train_y"]), champion is not None)
         return HeadData(
             train_x=stored["train_x"],
             train_y=stored["train_y"],
             validation_x=stored["validation_x"],
             validation_y=stored["validation_y"],
             stay_x=stored["stay_x"],
-            train_seen=stored.get("train_seen", seen),
+            train_seen=stored["train_seen"],
         )
 
 
@@ -95,7 +94,7 @@ def fit(folder: Path, tell: Tell) -> dict[str, Any]:
     started = monotonic()
     job = Job.read(folder)
     champion = Head.load(job.champion_head) if job.champion_head else None
-    data = read_data(folder, champion)
+    data = read_data(folder)
     read_done = monotonic()
     fitted = fit_head(
         data, job.labels, job.backbone_digest, champion, job.seed, lambda fraction: tell("fit", fraction)

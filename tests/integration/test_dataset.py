@@ -10,7 +10,7 @@ from backtalk import dataset, embeddings
 from backtalk.db import Database, new_id
 from backtalk.draws import draw
 from backtalk.groups import Candidate, Source, base_eval_share, draw_side, place_images
-from backtalk.states import Origin, Side, Split
+from backtalk.states import Origin, RunState, Side, Split
 from backtalk.tables import GroupMember, Image, ImageGroup, Model, Sample
 from tests import factories as make
 
@@ -182,3 +182,26 @@ def test_ids_are_ordered_by_time():
     ids = [new_id() for _ in range(1000)]
     assert ids == sorted(ids)
     assert len(set(ids)) == 1000
+
+
+def test_a_version_was_taught_what_it_and_its_parents_had_in_their_snapshots(database: Database):
+    with database.reading() as session:
+        model = make.make_model(session)
+        kinds = {"base": Origin.BASE} | dict.fromkeys(("second", "third", "new"), Origin.CORRECTION)
+        taught = {name: make.make_sample(session, model, origin=origin) for name, origin in kinds.items()}
+        for number, name in ((2, "second"), (3, "third")):
+            dataset.keep_snapshot(
+                session,
+                model.id,
+                digest=str(number),
+                sample_ids=[taught[name].id],
+                stay_right_ids=[],
+                counts={},
+            )
+            run = make.make_run(session, model, snapshot_digest=str(number), state=RunState.PROMOTED)
+            make.make_version(session, model, number, run_id=run.id, parent=number - 1)
+        found = [
+            {name for name, sample in taught.items() if sample.image_id in known}
+            for known in (dataset.find_taught(session, model.id, number) for number in (1, 2, 3))
+        ]
+    assert found == [{"base"}, {"base", "second"}, {"base", "second", "third"}]
