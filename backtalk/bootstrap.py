@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from backtalk import failpoints
 from backtalk.config import Settings
 from backtalk.db import Database, make_engine
 from backtalk.store import ImageStore, VersionStore
@@ -22,6 +23,8 @@ def build(settings: Settings, **engine_options: Any) -> System:
     """
     if settings.database_url is None:
         raise ValueError("BACKTALK_DATABASE_URL is not set, and no stack is running to take it from.")
+    if settings.failpoints or settings.failpoint_log:
+        failpoints.arm(settings.failpoints, settings.failpoint_log)
     return System(
         settings=settings,
         db=Database(make_engine(settings.database_url, **engine_options)),

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from backtalk.db import lock_model
 from backtalk.errors import ModelNotFound
 from backtalk.events import VersionPromoted
+from backtalk.failpoints import failpoint
 from backtalk.ledger import append_entry
 from backtalk.outbox import emit
 from backtalk.states import VersionState
@@ -72,11 +73,13 @@ def change_champion(
     values: dict[str, Any] = {"live_version": number, "generation": Model.generation + 1}
     if change.action == "rollback":
         values["hold"] = True
+    failpoint("promotion.before_swap")
     generation: int | None = session.scalar(
         update(Model).where(*condition).values(values).returning(Model.generation)
     )
     if generation is None:
         return None
+    failpoint("promotion.after_swap")
     previous = _retire(session, model_id, rolled_back=change.action == "rollback")
     version = session.scalars(
         select(Version).where(Version.model_id == model_id, Version.number == number)
@@ -151,4 +154,6 @@ def rewrite_models_config(system: System) -> None:
     with system.db.transaction() as session:
         lock_model(session, 0, "models.config")
         rows = session.execute(select(Model.name, Model.live_version).where(Model.live_version.is_not(None)))
+        failpoint("config.before_write")
         system.versions.write_models_config({row.name: int(row.live_version) for row in rows})
+        failpoint("config.after_write")

@@ -7,6 +7,8 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from backtalk import failpoints
+
 PREFIX = "BACKTALK_"
 
 
@@ -48,6 +50,9 @@ class Settings(BaseSettings):
     )
     log_level: str = "INFO"
 
+    failpoints: str | None = Field(None, description="For tests of faults: see backtalk/failpoints.py.")
+    failpoint_log: Path | None = Field(None, description="For tests: a line for each failpoint that is hit.")
+
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
@@ -55,6 +60,12 @@ class Settings(BaseSettings):
         if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ValueError("use DEBUG, INFO, WARNING or ERROR")
         return level
+
+    @field_validator("failpoints")
+    @classmethod
+    def _known_failpoints(cls, value: str | None) -> str | None:
+        failpoints.parse(value or "")
+        return value
 
     @field_validator("database_url")
     @classmethod

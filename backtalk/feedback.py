@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from backtalk.callers import Caller
 from backtalk.errors import PredictionNotFound, SameLabel, UnknownLabel
 from backtalk.events import ConfirmationReceived, CorrectionReceived
+from backtalk.failpoints import around_commit
 from backtalk.outbox import emit
 from backtalk.states import ConfirmationState, CorrectionState
 from backtalk.tables import Confirmation, Correction, Decision, Model, Prediction
@@ -64,6 +65,7 @@ def record_correction(
     session.add(correction)
     session.flush()
     emit(session, CorrectionReceived(model_id=model.id, prediction_id=prediction_id))
+    around_commit(session, "feedback")
     return correction
 
 
@@ -98,6 +100,7 @@ def record_confirmation(
     session.add(confirmation)
     session.flush()
     emit(session, ConfirmationReceived(model_id=model.id, prediction_id=prediction_id))
+    around_commit(session, "feedback")
     return confirmation
 
 

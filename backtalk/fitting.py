@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtalk.errors import SnapshotUnusable
+from backtalk.failpoints import failpoint
 from backtalk.store import VersionStore
 from backtalk.trainers import Trainers
 
@@ -76,9 +77,11 @@ def fit_head(
     job = versions.root / ".jobs" / Path(request.artefact).name
     try:
         _write_job(job, versions, request, data)
+        failpoint("training.after_job")
         with trainers.taken(request.backbone_digest, versions.root) as trainer:
             trainers.keep_spare(request.backbone_digest, versions.root)  # loads while this one fits
             fitted = trainer.call({"do": "fit", "job": str(job)}, report)
+        failpoint("training.before_verify")
         verified, verify_s = _verify(versions, trainers, request, fitted["artefact_digest"], report)
     finally:
         shutil.rmtree(job, ignore_errors=True)

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backtalk.failpoints import failpoint
 from backtalk.tables import LedgerEntry
 
 FIRST = "0" * 64  # what the first entry names as the hash before it
@@ -28,6 +29,7 @@ def append_entry(
     detail: dict[str, Any],
 ) -> LedgerEntry:
     """Chain one entry on. The caller holds the model's row lock, so `seq` is the generation that it made."""
+    failpoint("ledger.before_entry")
     before = session.scalar(
         select(LedgerEntry.hash).where(LedgerEntry.model_id == model_id, LedgerEntry.seq == seq - 1)
     )
@@ -47,6 +49,7 @@ def append_entry(
     entry.hash = hash_entry(entry)
     session.add(entry)
     session.flush()
+    failpoint("ledger.after_entry")
     return entry
 
 

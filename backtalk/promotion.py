@@ -13,6 +13,7 @@ from backtalk.callers import Caller
 from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
 from backtalk.events import CandidatePassed, ChampionChanged, VersionRolledBack
 from backtalk.evidence import Contest, gather_evidence, get_contest
+from backtalk.failpoints import around_commit, failpoint
 from backtalk.gate import Judgement, judge
 from backtalk.ledger import find_previous_champion
 from backtalk.outbox import emit
@@ -34,9 +35,11 @@ def judge_run(system: System, run_id: str) -> None:
     claim = _claim(system, run_id, RunState.JUDGING)
     if claim is None:
         return
+    failpoint("judging.after_claim")
     try:
         with system.db.transaction() as session:
             _judge(session, system, claim)
+            around_commit(session, "judging")
     except LeaseLost as error:
         log.warning("%s", error.message)
     except ArtefactInvalid as error:
@@ -158,6 +161,7 @@ def promote_run(system: System, run_id: str) -> None:
     claim = _claim(system, run_id, RunState.PROMOTING)
     if claim is None:
         return
+    failpoint("promotion.after_claim")
     with system.db.reading() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
@@ -170,6 +174,7 @@ def promote_run(system: System, run_id: str) -> None:
     try:
         with system.db.transaction() as session:
             promoted = _promote(session, claim, model, version, path, started)
+            around_commit(session, "promotion")
     except LeaseLost as error:
         log.warning("%s", error.message)
         return
@@ -275,6 +280,7 @@ def _change_by_person(
             session, model.id, number, seen=model.generation, change=change, unless_held=False
         )
         assert generation is not None  # the row was locked
+        around_commit(session, "rollback" if change.action == "rollback" else "promotion")
         champions.log_change(session, model_name, number, change)
         if change.action == "rollback":
             emit(session, VersionRolledBack(model_id=model.id, version=number))

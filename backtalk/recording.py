@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backtalk.db import Database, get_driver, new_id
 from backtalk.errors import Unavailable
 from backtalk.events import AuditDrawn
+from backtalk.failpoints import failpoint
 
 _ROUNDS = 5
 _log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ def record_predictions(database: Database, records: Sequence[Recordable]) -> Non
     Raises:
         Unavailable: nothing was recorded, so nothing may be answered.
     """
+    failpoint("recording.before_commit")
     try:
         if len(records) == 1:  # autocommit: one round trip instead of three
             with database.statement() as connection:
@@ -146,6 +148,7 @@ def record_predictions(database: Database, records: Sequence[Recordable]) -> Non
         raise Unavailable(
             "The prediction could not be recorded, so it is not answered. Try again."
         ) from error
+    failpoint("recording.after_commit")
 
 
 def _record(connection: psycopg.Connection[Any], record: Recordable) -> None:

@@ -10,6 +10,7 @@ from backtalk.callers import POLICY, Caller
 from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
 from backtalk.errors import ItemChanged, ItemNotFound
 from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
+from backtalk.failpoints import around_commit
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.outbox import emit
 from backtalk.policy import Policy
@@ -42,6 +43,7 @@ def prepare_prediction(session: Session, prediction_id: str) -> None:
     model = session.get_one(Model, prediction.model_id)
     lock_decisions(session, model.id)
     side = _place(session, model, prediction)
+    around_commit(session, "preparation")
     item = items.offer(session, prediction)
     correction = items.find_newest_statement(session, prediction.id)
     if item and correction and _policy_approves(session, model, prediction, correction):
@@ -72,6 +74,7 @@ def decide_item(
         UnknownLabel, InvalidInput, NotAllowed: the ruling cannot be made, or not by this caller.
     """
     found = _find_item(session, item_id)
+    around_commit(session, "decision")
     # The same order of locks as statements take: prediction, decisions, item.
     prediction = session.get_one(Prediction, found.prediction_id, with_for_update=True)
     model = session.get_one(Model, found.model_id)

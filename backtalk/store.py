@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from backtalk.errors import ArtefactInvalid, ImageNotFound, InvalidName
+from backtalk.failpoints import failpoint
 from backtalk.sums import (
     KEPT_AFTER_PRUNING,
     check_sums_digest,
@@ -85,7 +86,9 @@ class ImageStore:
         aside = self._incoming / uuid4().hex
         try:
             _write_synced(aside, data)
+            failpoint("images.before_rename")
             aside.rename(path)
+            failpoint("images.after_rename")
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -136,9 +139,11 @@ class ImageStore:
 def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        failpoint("images.before_write")
         rest = memoryview(data)
         while rest:  # a disk that fills up takes a part, and says so only at the next write
             rest = rest[os.write(descriptor, rest) :]
+        failpoint("images.before_sync")
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
@@ -196,7 +201,9 @@ class VersionStore:
             source = self.resolve(relative)
             try:
                 check_sums_digest(source, artefact_digest)
+                failpoint("store.before_rename")
                 source.rename(target)
+                failpoint("store.after_rename")
             except (ArtefactInvalid, OSError):
                 if not target.is_dir():  # else another process published it in this very moment
                     raise
@@ -204,6 +211,7 @@ class VersionStore:
                 sync_folder(source.parent)
         check_sums_digest(target, artefact_digest)
         sync_folder(target.parent)
+        failpoint("store.published")
         return target_name
 
     def discard(self, relative: str) -> None:
@@ -259,9 +267,11 @@ class VersionStore:
 def _remove_folder(path: Path) -> None:
     """Out of sight by one rename first: nobody ever meets half of it."""
     aside = path.parent / f".gone-{uuid4().hex}"
+    failpoint("store.before_remove")
     try:
         path.rename(aside)
     except FileNotFoundError:  # another process removes it
         return
     sync_folder(path.parent)
+    failpoint("store.after_aside")
     shutil.rmtree(aside, ignore_errors=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from backtalk.errors import ArtefactInvalid
+from backtalk.failpoints import failpoint
 
 SUMS = "SHA256SUMS"
 #: What stays of a version whose SavedModel was pruned: enough to replay its scores and to explain it.
@@ -39,7 +40,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        failpoint("files.before_rename")
         aside.rename(path)
+        failpoint("files.after_rename")
     except BaseException:
         aside.unlink(missing_ok=True)
         raise

@@ -14,6 +14,7 @@ from backtalk.dataset import find_taught, take_snapshot
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.errors import ArtefactInvalid, LeaseLost, NotYet, SnapshotUnusable, TrainerFailed
 from backtalk.events import CandidatePassed, CandidateTrained, Event, RunEnded, RunRequested
+from backtalk.failpoints import around_commit, failpoint
 from backtalk.fitting import FitData, FitRequest, Fitted, fit_head
 from backtalk.outbox import emit
 from backtalk.runs import Claim
@@ -45,6 +46,7 @@ def train_run(system: System, trainers: Trainers, run_id: str) -> None:
         return
     log.info("run %s: attempt claimed, fence %d", run_id, claim.fence)
     try:
+        failpoint("training.after_claim")
         _train(system, trainers, claim)
     except LeaseLost as error:
         log.warning("%s", error.message)
@@ -60,12 +62,14 @@ def _train(system: System, trainers: Trainers, claim: Claim) -> None:
     started = monotonic()
     with system.db.transaction() as session:
         request, digest = _prepare(session, system, claim)
+        around_commit(session, "training.snapshot")
     data = _read(system, claim, request, digest)
     heart = _Heart(system, claim)
     heart({"part": "read", "seconds": {"read": round(monotonic() - started, 3)}})
     fitted = fit_head(system.versions, trainers, request, data, heart)
     with system.db.transaction() as session:
         _hand_over(session, claim, request, fitted)
+        around_commit(session, "training.hand_over")
     log.info("run %s: candidate %d trained", claim.run_id, request.version)
 
 
@@ -233,6 +237,7 @@ def _discard(system: System, claim: Claim) -> None:
 
 def sweep_runs(session: Session, *, max_attempts: int, stuck_s: float) -> int:
     """Take runs from dead or stuck owners, and ring again for those that nobody has heard; how many."""
+    around_commit(session, "sweeper")
     dead = runs.list_dead(session, stuck_s=stuck_s)
     for run in dead:
         run.fence += 1  # whatever the old owner still writes no longer counts

@@ -27,6 +27,7 @@ from backtalk.db import new_id
 from backtalk.draws import draw
 from backtalk.errors import RunActive
 from backtalk.events import ConsiderationDue, NightlyCame, RunRequested
+from backtalk.failpoints import around_commit
 from backtalk.nights import find_latest_night, night_begins
 from backtalk.outbox import emit
 from backtalk.policies import get_policy as get_policy  # noqa: PLC0414 - part of what this module offers
@@ -50,6 +51,7 @@ def consider_model(session: Session, model_id: int, *, now: datetime | None = No
         ModelNotFound
     """
     scene = look(session, model_id, now)
+    around_commit(session, "consideration")
     found, nights = _decide(session, scene)
     run = None
     if isinstance(found, Wish):

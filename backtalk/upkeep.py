@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backtalk.champions import rewrite_models_config
 from backtalk.errors import ArtefactInvalid
+from backtalk.failpoints import failpoint
 from backtalk.ledger import find_previous_champion
 from backtalk.states import ACTIVE_RUN_STATES, VersionState
 from backtalk.system import System
@@ -30,10 +31,12 @@ def prune_versions(system: System, model_id: int) -> None:
     with system.db.transaction() as session:
         promoted = set(session.scalars(select(LedgerEntry.version).where(LedgerEntry.model_id == model_id)))
         for version in _list_prunable(session, model_id, promoted):
+            failpoint("upkeep.before_prune")
             if version.number in promoted:
                 system.versions.prune(version.path)
             else:
                 system.versions.discard(version.path)
+            failpoint("upkeep.after_prune")
             version.pruned_at = func.now()
             log.info("version %d of model %d pruned", version.number, model_id)
 
@@ -62,6 +65,7 @@ def _list_prunable(session: Session, model_id: int, promoted: set[int]) -> list[
 def sweep(system: System) -> None:
     """Remove what broken-off work left, forget old doorbells, and mend models.config."""
     with system.db.transaction() as session:
+        failpoint("upkeep.before_rows")
         session.execute(text("DELETE FROM outbox WHERE published_at < now() - interval '7 days'"))
         session.execute(text("DELETE FROM replicas WHERE seen_at < now() - interval '1 hour'"))
         session.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
@@ -89,6 +93,7 @@ def _named_live(system: System) -> dict[str, int] | None:
 
 def _remove_leftovers(system: System, known: set[str]) -> None:
     """Folders of attempts that no version names, once they are too old to belong to a run at work."""
+    failpoint("upkeep.before_leftovers")
     root = system.versions.root
     candidates = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
     for folder in [*candidates, *root.glob(".jobs/*")]:

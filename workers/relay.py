@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from backtalk import bootstrap, outbox, triggers
 from backtalk.config import Settings
 from backtalk.db import Database
+from backtalk.failpoints import failpoint
 from backtalk.reactions import ARGUMENTS, REACTIONS
 from backtalk.states import RunKind
 from backtalk.tables import OutboxEvent
@@ -63,6 +64,9 @@ class Relay:
             rung, failure = self._ring_batch(session)
             if rung:
                 outbox.mark_published(session, rung)
+                failpoint("outbox.before_mark")
+        if rung:
+            failpoint("outbox.after_mark")
         if failure is not None:
             raise failure
         return len(rung)
@@ -71,7 +75,9 @@ class Relay:
         rung: list[OutboxEvent] = []
         for event in outbox.take_unpublished(session, BATCH):
             try:
+                failpoint("outbox.before_publish")
                 self._ring_for(event)
+                failpoint("outbox.after_publish")
             except (BrokerError, RedisError, OSError) as error:
                 return rung, error
             rung.append(event)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from backtalk.failpoints import failpoint
 from backtalk.golden import Golden
 from backtalk.heads import Head
 from backtalk.learn.backbones import Embedder
@@ -37,13 +38,17 @@ def write_artefact(
     make_folder(folder)
     module, signatures = _build(head, embedder)
     tf.saved_model.save(module, str(folder), signatures=signatures)
+    failpoint("trainer.after_saved_model")
     (folder / LABELS).parent.mkdir(exist_ok=True)
     (folder / LABELS).write_text("".join(f"{label}\n" for label in head.labels), encoding="utf-8")
     write_warmup(folder, _warmup_logs(model, golden))
     head.save(folder / HEAD)
     text = json.dumps(card | describe_code(), indent=1, ensure_ascii=False, sort_keys=True)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
-    return write_sums(folder)
+    failpoint("trainer.before_sums")
+    digest = write_sums(folder)
+    failpoint("trainer.after_sums")
+    return digest
 
 
 def describe_code() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from backtalk.errors import InvalidInput
+from backtalk.failpoints import failpoint
 from backtalk.golden import read_golden
 from backtalk.heads import Head
 from backtalk.learn.backbones import load_embedder, prepare_backbone
@@ -96,10 +97,12 @@ def fit(folder: Path, tell: Tell) -> dict[str, Any]:
     champion = Head.load(job.champion_head) if job.champion_head else None
     data = read_data(folder)
     read_done = monotonic()
+    failpoint("trainer.before_fit")
     fitted = fit_head(
         data, job.labels, job.backbone_digest, champion, job.seed, lambda fraction: tell("fit", fraction)
     )
     fit_done = monotonic()
+    failpoint("trainer.after_fit")
     tell("export", 0.0)
     artefact_digest = _export(job, fitted)
     tell("export", 1.0)

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
+from backtalk import failpoints
 from backtalk.errors import BacktalkError, InvalidInput
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class _Parent:
 def main() -> None:
     """Do what the parent asks until it goes away."""
     arguments = _parse(sys.argv[1:])
+    failpoints.arm_from_environment()
     _settle(arguments.parent)
     parent = _Parent(_keep_stdout(), arguments.parent)
     parent.watch()
