@@ -45,8 +45,12 @@ def choose_ruling(
 
     Raises:
         UnknownLabel, InvalidInput: the action and label do not fit.
-        NotAllowed: `four_eyes` forbids to approve what one reported oneself.
+        NotAllowed: `four_eyes` forbids to approve or relabel what one reported oneself.
     """
+    if action is Action.REJECT and label is None:
+        return Ruling(action, None)
+    if Policy.parse(model.policy).four_eyes and correction is not None and _is_own(correction, caller):
+        raise NotAllowed("This model's policy (four_eyes) lets nobody label what they reported themselves.")
     if action is Action.RELABEL:
         if label is None:
             raise InvalidInput("To relabel, send the right `label`.")
@@ -55,10 +59,6 @@ def choose_ruling(
         return Ruling(action, label)
     if label is not None:
         raise InvalidInput(f"`label` goes with relabel, not with {action}.")
-    if action is Action.REJECT:
-        return Ruling(action, None)
-    if Policy.parse(model.policy).four_eyes and correction is not None and _is_own(correction, caller):
-        raise NotAllowed("This model's policy (four_eyes) lets nobody approve what they reported themselves.")
     return Ruling(action, item.reported if item.kind == ItemKind.CORRECTION else prediction.label)
 
 

@@ -115,7 +115,7 @@ def test_the_same_key_with_another_call_is_422(api: Api, database: Database, pre
 def test_two_callers_may_choose_the_same_key(api: Api, database: Database, prediction: str) -> None:
     headers = {"Idempotency-Key": "first"}
     first = correct(api, prediction, headers=headers)
-    second = correct(api.as_key("feedback", name="other"), prediction, headers=headers)
+    second = correct(api.as_key("feedback", "review"), prediction, headers=headers)
     assert first.get_json()["id"] != second.get_json()["id"]
     assert count(database, IdempotencyKey) == 2
 
@@ -189,7 +189,7 @@ def test_the_limit_is_per_key_over_all_processes_and_on_feedback_alone(
     other_process = make_limited(settings)
     other_process.token = one.token
     assert other_process.post(path).status_code == 429
-    assert one.as_key("feedback", name="other").post(path).status_code == 201
+    assert one.as_key("feedback", "review").post(path).status_code == 201
     assert one.get("/v1/models").status_code == 200
 
 
@@ -232,3 +232,13 @@ def test_redis_stopped_and_started_again_is_noticed_by_nobody(
     server = RedisServer.start(server_folder / "redis-to-stop", port=server.port)
     assert [caller.post(path).status_code for _ in range(5)] == [201] * 5
     server.stop()
+
+
+def test_another_apps_prediction_is_not_there_for_a_key(
+    api: Api, database: Database, prediction: str
+) -> None:
+    stranger = api.as_key("predict", "feedback", name="stranger")
+    assert_problem(correct(stranger, prediction), 404, "prediction-not-found")
+    path = f"/v1/predictions/{prediction}/confirmations"
+    assert_problem(stranger.post(path), 404, "prediction-not-found")
+    assert count(database, Correction) == 0

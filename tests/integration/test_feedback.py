@@ -22,7 +22,7 @@ from backtalk.tables import (
 from tests import factories as make
 
 APP = Caller("key:app", "app", frozenset({Scope.FEEDBACK}), key_id="app")
-OTHER = Caller("key:other", "other", frozenset({Scope.FEEDBACK}), key_id="other")
+OTHER = Caller("key:other", "other", frozenset({Scope.FEEDBACK}), key_id="other", trusted=True)
 
 
 def predict(session: Session, side: Side = Side.TRAIN, policy: dict | None = None, **values) -> Prediction:
