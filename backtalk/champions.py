@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from backtalk import audit
 from backtalk.db import lock_model
 from backtalk.errors import ModelNotFound
 from backtalk.events import VersionPromoted
@@ -16,7 +17,7 @@ from backtalk.ledger import append_entry
 from backtalk.outbox import emit
 from backtalk.states import VersionState
 from backtalk.system import System
-from backtalk.tables import AuditLogEntry, GateCheck, Model, Version
+from backtalk.tables import GateCheck, Model, Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +140,7 @@ def summarise_checks(session: Session, run_id: UUID) -> list[dict[str, Any]]:
 
 
 def log_change(session: Session, model_name: str, number: int, change: Change) -> None:
-    session.add(
-        AuditLogEntry(
-            actor=change.actor,
-            action=change.action,
-            subject=f"model:{model_name}",
-            detail={"version": number},
-        )
-    )
+    audit.record(session, change.actor, f"version.{change.action}", f"model:{model_name}", version=number)
 
 
 def rewrite_models_config(system: System) -> None:

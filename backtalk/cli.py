@@ -22,6 +22,7 @@ main.add_command(models.promote)
 main.add_command(models.rollback)
 main.add_command(inspection.status)
 main.add_command(inspection.verify)
+main.add_command(inspection.audit)
 main.add_command(stack.demo)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backtalk import dataset
+from backtalk import audit, dataset
 from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder, thin_out
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
 from backtalk.callers import CLI, Caller
@@ -33,7 +33,7 @@ from backtalk.runtime import Backbone
 from backtalk.states import Origin, Side, Split, VersionState
 from backtalk.store import check_model_name
 from backtalk.system import System
-from backtalk.tables import AuditLogEntry, Model, Sample, Version
+from backtalk.tables import Model, Sample, Version
 from backtalk.trainers import Trainers
 
 GOLDEN_IMAGES = 32
@@ -251,13 +251,13 @@ def _make_live(
         )
     )
     model.live_version, model.generation = 1, 1
-    session.add(
-        AuditLogEntry(
-            actor=caller.actor,
-            action="create",
-            subject=f"model:{model.name}",
-            detail={"labels": model.labels, "samples": taught},
-        )
+    audit.record(
+        session,
+        caller.actor,
+        "model.create",
+        f"model:{model.name}",
+        labels=model.labels,
+        samples=taught,
     )
     session.flush()
     append_entry(

@@ -19,6 +19,7 @@ from argon2.exceptions import VerificationError, VerifyMismatchError
 from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
+from backtalk import audit
 from backtalk.callers import Caller as Caller  # noqa: PLC0414 - part of what this module offers
 from backtalk.db import Database
 from backtalk.errors import (
@@ -29,7 +30,7 @@ from backtalk.errors import (
     NotFound,
 )
 from backtalk.states import Scope
-from backtalk.tables import ApiKey, AuditLogEntry, SignInAttempt, User, UserSession
+from backtalk.tables import ApiKey, SignInAttempt, User, UserSession
 
 KEY_PREFIX = "bt"
 SESSION_IDLE = timedelta(hours=2)
@@ -227,8 +228,8 @@ def _reserve_attempt(session: Session, name: str) -> None:
 
 # --- what they did -----------------------------------------------------------------------------
 def log_action(session: Session, actor: str, action: str, subject: str, **detail: object) -> None:
-    """Write a change that a person or a key made into the audit log, with the caller's rows."""
-    session.add(AuditLogEntry(actor=actor, action=action, subject=subject, detail=detail))
+    """See `audit.record`."""
+    audit.record(session, actor, action, subject, **detail)
 
 
 # --- small parts -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from backtalk import audit
 from backtalk.callers import Caller
 from backtalk.considerations import (
     RING_AGAIN,
@@ -23,7 +24,7 @@ from backtalk.nights import find_latest_night
 from backtalk.outbox import emit
 from backtalk.policy import Policy
 from backtalk.states import RunKind
-from backtalk.tables import AuditLogEntry, Model
+from backtalk.tables import Model
 
 #: Kinds of run that can be made. A full run moves the backbone, which nothing does yet.
 BUILT_KINDS = (RunKind.HEAD,)
@@ -68,9 +69,7 @@ def set_policy(
         "after": {name: new[name] for name in sorted(changed)},
         "policy_version": locked.policy_version,
     }
-    session.add(
-        AuditLogEntry(actor=caller.actor, action="policy.set", subject=f"model:{locked.name}", detail=detail)
-    )
+    audit.record(session, caller.actor, "policy.set", f"model:{locked.name}", **detail)
     session.flush()
     _follow_up(session, look(session, model.id, now), before, changed)
     return after

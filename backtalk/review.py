@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from backtalk import items
+from backtalk import audit, items
 from backtalk.callers import POLICY, Caller
 from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
 from backtalk.errors import ItemChanged, ItemNotFound
@@ -226,7 +226,15 @@ def _write(
     )
     session.add(decision)
     session.flush()
+    if caller is not POLICY and action != Action.SKIP:
+        _log_decision(session, decision)
     return decision
+
+
+def _log_decision(session: Session, decision: Decision) -> None:
+    model = session.get_one(Model, decision.model_id)
+    detail = {"decision": decision.id, "item": str(decision.item_id), "label": decision.label}
+    audit.record(session, decision.actor, f"decision.{decision.action}", f"model:{model.name}", **detail)
 
 
 def _decide(

@@ -521,13 +521,15 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = _now()
 
 
-class AuditLogEntry(Base):
-    """Append-only: every change that a person or a key made."""
+class AuditEntry(Base):
+    """Append-only, hash-chained: every change that a person or a key made. `audit.record` writes it."""
 
     __tablename__ = "audit_log"
-    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    at: Mapped[datetime] = _now()
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # without a gap
+    at: Mapped[datetime]
     actor: Mapped[str]
     action: Mapped[str]
     subject: Mapped[str]
-    detail: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    detail: Mapped[Json]
+    previous_hash: Mapped[str] = mapped_column(unique=True)  # no two entries follow the same one
+    hash: Mapped[str]

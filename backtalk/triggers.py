@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from backtalk import audit
 from backtalk.callers import POLICY, Caller
 from backtalk.considerations import (
     RING_AGAIN,
@@ -34,7 +35,7 @@ from backtalk.policies import get_policy as get_policy  # noqa: PLC0414 - part o
 from backtalk.policies import require_built
 from backtalk.policies import set_policy as set_policy  # noqa: PLC0414
 from backtalk.states import RunKind, RunState
-from backtalk.tables import AuditLogEntry, Model, OutboxEvent, Run, TriggerCheck
+from backtalk.tables import Model, OutboxEvent, Run, TriggerCheck
 from backtalk.wishes import Refusal, Wish, find_block, refuse_beside_active, weigh_approved, weigh_night
 
 #: The indexes that decide where two processes start a run at the same moment.
@@ -138,10 +139,7 @@ def request_run(
             run=str(active) if active else None,
         )
     scene.model.consider_at = scene.now + RING_AGAIN  # should the message of its end get lost
-    detail = {"run": str(run.id), "kind": kind}
-    session.add(
-        AuditLogEntry(actor=caller.actor, action="run.request", subject=f"model:{model.name}", detail=detail)
-    )
+    audit.record(session, caller.actor, "run.request", f"model:{model.name}", run=str(run.id), kind=str(kind))
     entry = Entry(
         kind=kind, reason="fired", sentence=said, nights=scene.nights, run_id=run.id, trigger_key=wish.key
     )

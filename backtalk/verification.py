@@ -1,10 +1,11 @@
-"""Proves what is claimed: ledger, sums, and that models.config names what is live."""
+"""Proves what is claimed: ledger, audit log, sums, and that models.config names what is live."""
 
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backtalk import audit
 from backtalk.champions import get_model, locate
 from backtalk.errors import ArtefactInvalid
 from backtalk.heads import Head
@@ -22,10 +23,14 @@ class Finding:
     model: str
     subject: str
     problem: str | None
+    note: str | None = None
 
 
-def verify(system: System, model_name: str | None = None) -> list[Finding]:
-    """Look at one model or at all.
+def verify(system: System, model_name: str | None = None, *, noted_head: str | None = None) -> list[Finding]:
+    """Look at one model, or at all and the audit log.
+
+    Args:
+        noted_head: the audit log's head as somebody noted it earlier; it must still be in the chain.
 
     Raises:
         ModelNotFound
@@ -36,6 +41,8 @@ def verify(system: System, model_name: str | None = None) -> list[Finding]:
         else:
             models = list(session.scalars(select(Model).order_by(Model.name)))
         findings = [finding for model in models for finding in _verify_model(session, system, model)]
+        if model_name is None:
+            findings.append(_verify_audit_log(session, noted_head))
         findings += _verify_models_config(system, models)
     return findings
 
@@ -56,6 +63,12 @@ def _verify_model(session: Session, system: System, model: Model) -> list[Findin
         problem = _check_files(system, version)
         findings.append(Finding(model.name, f"version {version.number} ({version.state})", problem))
     return findings
+
+
+def _verify_audit_log(session: Session, noted_head: str | None) -> Finding:
+    proof = audit.prove(session, noted_head)
+    note = f"{proof.entries} entries, head {proof.head}"
+    return Finding("*", "audit log", "; ".join(proof.breaks[:3]) or None, note)
 
 
 def _verify_live(session: Session, model: Model) -> Finding:

@@ -68,6 +68,12 @@ def postgres_url(migrated_url: str) -> str:
 
 
 @pytest.fixture
+def owner_url(postgres_url: str, migrated_url: str) -> str:
+    """The same database for somebody with all rights on it, whom triggers do not stop."""
+    return migrated_url
+
+
+@pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """Address of an empty Redis."""
     import redis

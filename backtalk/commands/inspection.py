@@ -1,4 +1,4 @@
-"""`status` and `verify`: what is the case, and whether it is as it should be."""
+"""`status`, `verify` and `audit`: what is the case, whether it is as it should be, and who changed it."""
 
 import json
 from dataclasses import asdict
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backtalk.commands.frame import home_option, open_system
+from backtalk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -35,20 +36,47 @@ def status(name: str, as_json: bool, home: Path | None) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--audit-head", metavar="SEQ:HASH", help="As an earlier verify showed it: must still be there.")
 @home_option
-def verify(name: str | None, home: Path | None) -> None:
-    """Prove the ledger's chain, the sums of every version and models.config. Exit 1 if anything is off."""
+def verify(name: str | None, audit_head: str | None, home: Path | None) -> None:
+    """Prove the chains of ledger and audit log, the sums of every version, and models.config. Exit 1 if
+    anything is off."""
     from backtalk import verification
 
+    if name and audit_head:
+        raise InvalidInput("The audit log is not of one model: leave out the name, or --audit-head.")
     with open_system(home, "verify") as system:
-        findings = verification.verify(system, name)
+        findings = verification.verify(system, name, noted_head=audit_head)
     bad = [finding for finding in findings if finding.problem is not None]
     for finding in findings:
         holds = "ok " if finding.problem is None else "BAD"
+        note = f" ({finding.note})" if finding.note else ""
         why = f": {finding.problem}" if finding.problem else ""
-        click.echo(f"{holds} {finding.model} {finding.subject}{why}")
+        click.echo(f"{holds} {finding.model} {finding.subject}{note}{why}")
     if bad:
         raise click.ClickException(f"{len(bad)} of {len(findings)} checks failed.")
+
+
+@click.command()
+@click.option("--model", help="Only what was done to this model.")
+@click.option("--actor", help="Only what this one did: user:NAME, key:ID or cli.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the hashes.")
+@home_option
+def audit(model: str | None, actor: str | None, limit: int, as_json: bool, home: Path | None) -> None:
+    """Who changed what, and when: the newest entries of the audit log."""
+    from backtalk import audit as log
+
+    with open_system(home, "audit") as system, system.db.reading() as session:
+        entries = log.list_entries(session, model=model, actor=actor, limit=limit)
+    for entry in entries:
+        if as_json:
+            names = ("seq", "at", "actor", "action", "subject", "detail", "previous_hash", "hash")
+            click.echo(json.dumps({name: getattr(entry, name) for name in names}, default=str))
+        else:
+            said = " ".join(f"{key}={json.dumps(value)}" for key, value in sorted(entry.detail.items()))
+            when = f"{entry.at:%Y-%m-%d %H:%M:%S}"
+            click.echo(f"{entry.seq}\t{when}\t{entry.actor}\t{entry.action}\t{entry.subject}\t{said}")
 
 
 def _gather(session: "Session", model: "Model") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from backtalk import catalogue
 from backtalk.db import Database
 from backtalk.states import RunState, VersionState
-from backtalk.tables import AuditLogEntry, GateCheck, LedgerEntry, Model, Run, Snapshot, TriggerCheck
+from backtalk.tables import AuditEntry, GateCheck, LedgerEntry, Model, Run, Snapshot, TriggerCheck
 from tests import factories
 from tests.clients import Api, assert_problem
 
@@ -219,7 +219,7 @@ def test_a_policy_is_read_and_replaced(api: Api, model: Model, database: Databas
     again = api.put("/v1/models/animals/policy", json={"audit_share": 0.5})
     assert (again.get_json()["min_approved"], again.get_json()["audit_share"]) == (50, 0.5)
     with database.reading() as session:
-        assert {row.actor for row in session.query(AuditLogEntry)} == {f"key:{api.token.split('_')[1]}"}
+        assert {row.actor for row in session.query(AuditEntry)} == {f"key:{api.token.split('_')[1]}"}
 
 
 def test_what_was_read_can_be_sent_back_whole(api: Api, model: Model) -> None:

@@ -17,7 +17,7 @@ from backtalk.errors import InvalidInput
 from backtalk.servers import free_port
 from backtalk.states import Scope
 from backtalk.system import System
-from backtalk.tables import AuditLogEntry, Replica, Run, TriggerCheck
+from backtalk.tables import AuditEntry, Replica, Run, TriggerCheck
 from tests.factories import count, make_model, make_run
 
 Backtalk = Callable[..., Result]
@@ -51,7 +51,7 @@ def test_a_new_key_is_printed_alone_and_works(backtalk: Backtalk, database: Data
     with database.transaction() as session:
         caller = identity.authenticate_key(session, result.stdout.strip())
         assert caller.scopes == {Scope.PREDICT, Scope.FEEDBACK}
-        assert count(session, AuditLogEntry, action="key.create", actor="cli") == 1
+        assert count(session, AuditEntry, action="key.create", actor="cli") == 1
 
 
 def test_a_revoked_key_works_no_more(backtalk: Backtalk, database: Database) -> None:

@@ -10,7 +10,7 @@ from backtalk import identity
 from backtalk.db import Database
 from backtalk.errors import InvalidInput, InvalidName, NameTaken, NotAllowed, NotAuthenticated, NotFound
 from backtalk.states import Scope
-from backtalk.tables import ApiKey, AuditLogEntry, SignInAttempt, User, UserSession
+from backtalk.tables import ApiKey, AuditEntry, SignInAttempt, User, UserSession
 
 PASSWORD = "correct horse battery"
 
@@ -283,7 +283,7 @@ def test_what_people_do_is_logged_with_the_rows_it_changed(database: Database) -
     with database.transaction() as session:
         identity.log_action(session, "user:alice", "revoke-key", "key:abc", why="leaked")
     with database.reading() as session:
-        row = session.scalars(select(AuditLogEntry)).one()
+        row = session.scalars(select(AuditEntry)).one()
     assert (row.actor, row.action, row.subject, row.detail) == (
         "user:alice",
         "revoke-key",

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import select
 
 from backtalk.callers import CLI
+from backtalk.db import finish
 from backtalk.errors import InvalidPolicy, NotYet
 from backtalk.policy import Policy
-from backtalk.tables import AuditLogEntry, OutboxEvent, TriggerCheck
+from backtalk.tables import AuditEntry, OutboxEvent, TriggerCheck
 from backtalk.triggers import announce_nightly, consider_model, emit_due, get_policy, set_policy
 from tests import factories
 
@@ -45,7 +46,8 @@ def test_a_replacement_puts_the_rest_back_to_its_defaults_but_not_the_hold(sessi
 
 def test_who_changed_what_is_written_down(session, model):
     set_policy(session, model, {"min_approved": 7}, CLI)
-    entry = session.scalars(select(AuditLogEntry)).one()
+    finish(session)
+    entry = session.scalars(select(AuditEntry)).one()
     assert (entry.actor, entry.action, entry.subject) == ("cli", "policy.set", "model:animals")
     assert entry.detail["before"] == {"min_approved": 50}
     assert entry.detail["after"] == {"min_approved": 7}
@@ -54,7 +56,8 @@ def test_who_changed_what_is_written_down(session, model):
 def test_no_change_writes_nothing(session, model):
     set_policy(session, model, {"min_approved": 50, "nightly": None}, CLI)
     assert model.policy_version == 1
-    assert factories.count(session, AuditLogEntry) == 0
+    finish(session)
+    assert factories.count(session, AuditEntry) == 0
     assert model.consider_at is None
 
 

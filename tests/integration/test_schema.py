@@ -8,10 +8,9 @@ from alembic import command
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from backtalk import schema
+from backtalk import audit, schema
 from backtalk.db import Database
 from backtalk.servers import PostgresServer
-from backtalk.tables import AuditLogEntry
 
 VERSIONS = Path(__file__).parents[2] / "migrations" / "versions"
 
@@ -66,7 +65,7 @@ def test_migration_files_are_named_by_number_verb_and_object() -> None:
 @pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log"])
 def test_append_only_tables_refuse_changes(database: Database, statement: str) -> None:
     with database.transaction() as session:
-        session.add(AuditLogEntry(actor="user:alice", action="sign-in", subject="user:alice"))
+        audit.record(session, "user:alice", "user.sign-in", "user:alice")
     with pytest.raises(IntegrityError, match="append-only"), database.transaction() as session:
         session.execute(text(statement))
 

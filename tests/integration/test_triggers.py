@@ -7,10 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backtalk.callers import CLI
-from backtalk.db import Database
+from backtalk.db import Database, finish
 from backtalk.errors import ModelNotFound, NotYet, RunActive
 from backtalk.states import VERDICT_RUN_STATES, RunKind, RunState
-from backtalk.tables import AuditLogEntry, Model, OutboxEvent, Run, TriggerCheck
+from backtalk.tables import AuditEntry, Model, OutboxEvent, Run, TriggerCheck
 from backtalk.triggers import consider_model, emit_due, request_run
 from tests import factories
 
@@ -239,7 +239,8 @@ def test_a_person_gets_a_run_whatever_was_approved_and_under_hold_too(session):
     assert (check.fired, check.run_id) == (True, run.id)
     assert check.counts["sentence"] == "cli asked for a head run."
     assert list_events(session) == ["RunRequested"]
-    assert session.scalars(select(AuditLogEntry)).one().action == "run.request"
+    finish(session)
+    assert session.scalars(select(AuditEntry)).one().action == "run.request"
 
 
 def test_a_second_run_of_a_kind_is_refused(session):
