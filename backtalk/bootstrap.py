@@ -5,17 +5,19 @@ from typing import Any
 from backtalk import failpoints
 from backtalk.config import Settings
 from backtalk.db import Database, make_engine
+from backtalk.outage import Outage
 from backtalk.store import ImageStore, VersionStore
 from backtalk.system import System
 
 __all__ = ["System", "build"]
 
 
-def build(settings: Settings, **engine_options: Any) -> System:
+def build(settings: Settings, *, outage: Outage | None = None, **engine_options: Any) -> System:
     """Join the parts; nothing is connected yet.
 
     Args:
         settings: with `database_url` set.
+        outage: where given, callers of a database that fell silent are told at once for a moment.
         engine_options: passed on to `db.make_engine`, such as `pool_size`.
 
     Raises:
@@ -27,7 +29,7 @@ def build(settings: Settings, **engine_options: Any) -> System:
         failpoints.arm(settings.failpoints, settings.failpoint_log)
     return System(
         settings=settings,
-        db=Database(make_engine(settings.database_url, **engine_options)),
+        db=Database(make_engine(settings.database_url, **engine_options), outage),
         images=ImageStore(settings.images_path),
         versions=VersionStore(settings.store_path, settings.serving_prefix),
     )

@@ -9,10 +9,13 @@ from uuid import UUID
 
 import psycopg
 import uuid_utils.compat
+from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session
+
+from backtalk.outage import Outage
 
 #: Limits that keep a request from hanging when Postgres is slow or away (milliseconds).
 _SESSION_OPTIONS = (
@@ -22,7 +25,9 @@ _SESSION_OPTIONS = (
 
 #: A connection that rested longer is tried out before it is lent (seconds).
 _RESTED_S = 1.0
-_PING_S = 1.0
+_PING_S = 0.5
+
+_WAKE_EVERY_S = 0.1  # psycopg's own: how often a wait looks up, such as for Ctrl-C
 
 #: A machine that is gone, or a network that is, ends a statement after some seconds, not after two hours.
 _TCP_OPTIONS = {
@@ -33,10 +38,31 @@ _TCP_OPTIONS = {
 }
 
 
+class NoAnswer(psycopg.OperationalError):
+    """The server said nothing in time. The connection is closed; the statement may have taken effect."""
+
+
 def make_engine(
-    url: str, *, pool_size: int = 5, statement_timeout_s: float = 30.0, lock_timeout_s: float = 10.0
+    url: str,
+    *,
+    pool_size: int = 5,
+    pool_wait_s: float = 2.0,
+    statement_timeout_s: float = 30.0,
+    lock_timeout_s: float = 10.0,
+    answer_timeout_s: float | None = None,
 ) -> Engine:
-    """A pooled psycopg engine: waits 2 s for a connection of the pool, 2 s for the server."""
+    """A pooled psycopg engine: waits 2 s for a new connection.
+
+    Args:
+        url: SQLAlchemy address of the database.
+        pool_size: connections kept, and made at most.
+        pool_wait_s: how long a caller waits for one of them.
+        statement_timeout_s: the server breaks off what takes longer.
+        lock_timeout_s: likewise for waiting on a lock.
+        answer_timeout_s: a statement on which the server says nothing at all for so long ends in `NoAnswer`:
+            the only timeout that a frozen server cannot miss. By default 5 s after the server's own.
+    """
+    answer_timeout_s = statement_timeout_s + 5.0 if answer_timeout_s is None else answer_timeout_s
     options = _SESSION_OPTIONS.format(
         statement_ms=int(statement_timeout_s * 1000), lock_ms=int(lock_timeout_s * 1000)
     )
@@ -44,12 +70,39 @@ def make_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=2,
+        pool_timeout=pool_wait_s,
         connect_args={"connect_timeout": 2, "options": options} | _TCP_OPTIONS,
     )
+    event.listen(engine, "do_connect", _connect_with(answer_timeout_s))
     event.listen(engine, "checkin", _note_rest)
     event.listen(engine, "checkout", _ping_after_rest)
     return engine
+
+
+class _ImpatientConnection(psycopg.Connection[Any]):
+    """Gives up on a server that does not answer. psycopg itself would wait for ever, and on a Unix socket, or
+    where the kernel still acknowledges what a frozen process will never read, so would TCP.
+    """
+
+    answer_timeout_s: float | None = None
+
+    def wait(self, gen: PQGen[Any], interval: float = _WAKE_EVERY_S, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.answer_timeout_s)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001  # "callers should convert it"
+            self.pgconn.finish()  # its state is unknown, and a ROLLBACK would have to wait as well
+            raise NoAnswer(f"the database did not answer within {self.answer_timeout_s} s") from error
+
+
+def _connect_with(answer_timeout_s: float) -> Callable[..., psycopg.Connection[Any]]:
+    def connect(_dialect: Any, _record: Any, args: Any, options: Any) -> psycopg.Connection[Any]:
+        connection = _ImpatientConnection.connect(*args, **options)
+        connection.answer_timeout_s = answer_timeout_s
+        return connection
+
+    return connect
 
 
 def _note_rest(_connection: Any, record: Any) -> None:
@@ -85,25 +138,31 @@ def _answers(server: PGconn) -> bool:
 
 
 _LAST_ACTS = "backtalk-last-acts"
+_SILENCE = (NoAnswer, psycopg.errors.ConnectionTimeout)
 
 
 class Database:
-    """Hands out transactions over one engine."""
+    """Hands out transactions over one engine.
 
-    def __init__(self, engine: Engine) -> None:
+    With `outage`, everything here raises OperationalError at once for a moment after a server fell silent.
+    """
+
+    def __init__(self, engine: Engine, outage: Outage | None = None) -> None:
         self.engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._outage = outage
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction: committed at the end of the block, rolled back on any error."""
-        session = Session(self.engine, expire_on_commit=False)
-        try:
-            yield session
-            finish(session)
-            session.commit()
-        finally:
-            session.close()
+        with self._watch():
+            session = Session(self.engine, expire_on_commit=False)
+            try:
+                yield session
+                finish(session)
+                session.commit()
+            finally:
+                session.close()
 
     @contextmanager
     def statement(self) -> Iterator[psycopg.Connection[Any]]:
@@ -112,7 +171,7 @@ class Database:
         For the one statement that runs with each prediction: no BEGIN and COMMIT to wait for, and none of
         SQLAlchemy's work around it.
         """
-        with self._autocommit.connect() as connection:
+        with self._watch(), self._autocommit.connect() as connection:
             try:
                 yield get_driver(connection)
             except psycopg.OperationalError:
@@ -122,11 +181,27 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session whose changes are thrown away."""
-        session = Session(self.engine, expire_on_commit=False)
+        with self._watch():
+            session = Session(self.engine, expire_on_commit=False)
+            try:
+                yield session
+            finally:
+                session.close()
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        if self._outage is None:
+            yield
+            return
+        if self._outage.is_known():
+            raise OperationalError("(not sent)", None, NoAnswer("the database has just not answered"))
         try:
-            yield session
-        finally:
-            session.close()
+            yield
+        except (OperationalError, psycopg.OperationalError) as error:
+            if isinstance(getattr(error, "orig", error), _SILENCE):
+                self._outage.note_silence()
+            raise
+        self._outage.note_answer()
 
     def close(self) -> None:
         self.engine.dispose()

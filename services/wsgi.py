@@ -4,14 +4,19 @@ from flask import Flask
 
 from backtalk import bootstrap
 from backtalk.config import Settings
+from backtalk.outage import Outage
 from backtalk.serving import LiveModels
 from backtalk.system import System
 from services.api.app import make_app
 from services.backend import Backend
 from services.review import blueprint as pages
 
-STATEMENT_TIMEOUT_S = 5.0
-LOCK_TIMEOUT_S = 2.0
+#: A caller hears within 3 s that the database is away: half a second to find a resting connection dead and
+#: two to make another, or this long for a statement that gets no answer.
+ANSWER_TIMEOUT_S = 2.5
+STATEMENT_TIMEOUT_S = 2.0
+LOCK_TIMEOUT_S = 1.5
+POOL_WAIT_S = 0.5
 
 
 def create_app(*, system: System | None = None, live: LiveModels | None = None) -> Flask:
@@ -31,9 +36,12 @@ def create_app(*, system: System | None = None, live: LiveModels | None = None) 
         settings = Settings.load()
         system = bootstrap.build(
             settings,
+            outage=Outage(),
             pool_size=settings.api_threads + 2,  # one for the poll, one to spare
+            pool_wait_s=POOL_WAIT_S,
             statement_timeout_s=STATEMENT_TIMEOUT_S,
             lock_timeout_s=LOCK_TIMEOUT_S,
+            answer_timeout_s=ANSWER_TIMEOUT_S,
         )
     if live is None:
         live = LiveModels(system)

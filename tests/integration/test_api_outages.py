@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 from sqlalchemy import text
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from backtalk import bootstrap, identity
 from backtalk.config import Settings
 from backtalk.db import Database
+from backtalk.outage import Outage
 from backtalk.serving import LiveModels
 from services.wsgi import create_app
 from tests import factories
@@ -92,3 +94,38 @@ def test_a_connection_whose_server_froze_is_replaced(api: Api, monkeypatch: pyte
         assert api.get("/v1/models").status_code == 200
     finally:
         os.kill(backend, signal.SIGCONT)
+
+
+def test_a_statement_that_a_frozen_server_holds_ends_by_itself_and_the_next_callers_are_told_at_once(
+    settings: Settings,
+) -> None:
+    system = bootstrap.build(settings, outage=Outage(), answer_timeout_s=0.5)
+    caller = make_api(system)
+    with system.db.reading() as session:
+        backend = session.scalar(text("SELECT pg_backend_pid()"))
+    os.kill(backend, signal.SIGSTOP)  # its connection was used just now, so nobody tries it out first
+    try:
+        assert_problem(caller.get("/v1/models"), 503, "database-away")
+        refused = caller.get("/v1/models")  # a new connection would have been answered: only one is frozen
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert_problem(refused, 503, "database-away")
+    deadline = time.monotonic() + 30
+    while caller.get("/v1/models").status_code != 200:
+        assert time.monotonic() < deadline, "it never came back"
+        time.sleep(0.1)
+    system.close()
+
+
+def test_a_silence_is_remembered_for_a_moment_and_then_one_caller_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outage = Outage()
+    assert not outage.is_known()
+    outage.note_silence()
+    assert outage.is_known()
+    monkeypatch.setattr("backtalk.outage.REST_S", 0.0)
+    outage.note_silence()
+    assert [outage.is_known() for _ in range(3)] == [False, True, True]
+    outage.note_answer()
+    assert not outage.is_known()
