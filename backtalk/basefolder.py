@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from backtalk.errors import BadFolder, RefusedImage
 from backtalk.images import decode, perceptual_hash, pixels_digest, to_input
-from backtalk.metadata import strip_metadata
 from backtalk.store import ImageStore
 
 MAX_LABEL = 100
@@ -103,7 +102,6 @@ def read_images(
                 base.skipped.append((file.path, f"the same picture lies under {seen[digest]!r} too"))
             continue
         seen[digest] = file.label
-        kept = strip_metadata(data, picture.format)
         height, width = picture.pixels.shape[:2]
         base.images.append(
             BaseImage(
@@ -114,8 +112,8 @@ def read_images(
                 width=width,
                 height=height,
                 orientation=picture.orientation,
-                store_key=store.put(digest, kept),
-                byte_size=len(kept),
+                store_key=store.put(digest, picture.data),
+                byte_size=len(picture.data),
                 upright=picture.orientation == 1 and picture.format in ("JPEG", "PNG"),
             )
         )

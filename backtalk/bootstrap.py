@@ -5,6 +5,7 @@ from typing import Any
 from backtalk import failpoints
 from backtalk.config import Settings
 from backtalk.db import Database, make_engine
+from backtalk.images import Turns
 from backtalk.outage import Outage
 from backtalk.store import ImageStore, VersionStore
 from backtalk.system import System
@@ -32,4 +33,5 @@ def build(settings: Settings, *, outage: Outage | None = None, **engine_options:
         db=Database(make_engine(settings.database_url, **engine_options), outage),
         images=ImageStore(settings.images_path),
         versions=VersionStore(settings.store_path, settings.serving_prefix),
+        turns=Turns(settings.large_images_at_once),
     )

@@ -36,6 +36,12 @@ class Settings(BaseSettings):
 
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest upload, in bytes.")
     max_pixels: int = Field(25_000_000, ge=1, description="Largest image, in pixels.")
+    large_images_at_once: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        le=256,
+        description="Images of over 2 megapixels decoded at the same time.",
+    )
     feedback_per_minute: int = Field(600, ge=1, description="Feedback calls a minute and key.")
 
     poll_s: float = Field(1.0, gt=0, le=60, description="How often a replica asks for the generation.")

@@ -1,38 +1,38 @@
 """The one way in for pixels: what the API, the trainer and the judge see of an image.
 
-Colours: palettes are resolved, CMYK is converted, 16-bit samples keep their high byte, and whatever is
-transparent is laid over white, as a page would show it. Colour profiles and gamma are ignored.
+What a file costs is bounded before it is decoded: bytes, parts and passes (`metadata`), pixels, frames. So no
+decoder runs for longer than a large picture takes, and no clock has to stop one.
 """
 
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
+from threading import BoundedSemaphore
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (
-    Image,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from backtalk.errors import ImageTooLarge, RefusedImage, UnsupportedImage
 from backtalk.likeness import hamming, hamming_to_many, perceptual_hash
-from backtalk.metadata import strip_metadata
+from backtalk.metadata import cut_metadata, strip_metadata
+from backtalk.rgb import to_rgb, turn_upright
 
 __all__ = [
     "Picture",
+    "Turns",
+    "Undecoded",
     "decode",
     "find_format",
     "hamming",
     "hamming_to_many",
+    "inspect",
     "perceptual_hash",
     "pixels_digest",
     "strip_metadata",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Loaded here, or Pillow loads all of its forty formats at the first WebP.
-_PLUGINS: Final = (JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin)
+_PLUGINS: Final = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 
 # Whoever sends damaged files would write into our logs, and fill the registry of warnings already given.
 # What they say is either of no matter (odd metadata) or checked here (size).
@@ -49,9 +49,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_BYTES: Final = 20 * 2**20
 MAX_PIXELS: Final = 25_000_000
-_ORIENTATION: Final = 0x0112  # EXIF tag
-_MP_ENTRIES: Final = 0xB002  # multi-picture tag
-_APPLE_GAIN_MAP: Final = b"urn:com:apple:photo:2020:aux:hdrgainmap"
+#: Larger pictures take turns: each needs up to twelve bytes a pixel while it is decoded.
+LARGE_PIXELS: Final = 2_000_000
 
 #: What Pillow may raise on damaged files. Anything else is a fault of ours and must be seen.
 DAMAGE: Final = (
@@ -87,16 +86,6 @@ _OTHER_FORMATS: Final = (
     (0, b"<svg", "SVG"),
 )
 
-_TRANSPOSE: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -105,6 +94,7 @@ class Picture:
     pixels: NDArray[np.uint8]  # (height, width, 3), C-contiguous, read-only, orientation applied
     format: str  # JPEG, PNG or WEBP
     orientation: int  # EXIF, 1 to 8: what was applied
+    data: bytes  # the file without its metadata: what may be kept
 
     @property
     def width(self) -> int:
@@ -115,6 +105,42 @@ class Picture:
         return int(self.pixels.shape[0])
 
 
+@dataclass(frozen=True)
+class Undecoded:
+    """A file that may be decoded: what that will cost is known, and within the limits."""
+
+    data: bytes  # without its metadata
+    format: str
+    orientation: int
+    pixel_count: int
+
+    def decode(self) -> Picture:
+        """The picture. Raises RefusedImage: `truncated`, `damaged`."""
+        try:
+            with Image.open(BytesIO(self.data), formats=(self.format,)) as image:
+                image.load()
+                pixels = turn_upright(to_rgb(image), self.orientation)
+        except DAMAGE as error:
+            raise _explain_damage(self.data, error) from None
+        return Picture(pixels, self.format, self.orientation, self.data)
+
+
+class Turns:
+    """Lets only so many large pictures be decoded at the same time; ordinary ones never wait."""
+
+    def __init__(self, at_once: int) -> None:
+        self._free = BoundedSemaphore(at_once)
+
+    @contextmanager
+    def take(self, pixel_count: int) -> Iterator[None]:
+        """Hold a turn, if the picture is large enough to need one."""
+        if pixel_count <= LARGE_PIXELS:
+            yield
+            return
+        with self._free:
+            yield
+
+
 def decode(
     data: bytes,
     *,
@@ -122,7 +148,18 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     orientation: int | None = None,
 ) -> Picture:
-    """Decode a JPEG, PNG or WebP of one picture. Thread-safe.
+    """Decode a JPEG, PNG or WebP of one picture. Thread-safe. See `inspect` for arguments and errors."""
+    return inspect(data, max_bytes=max_bytes, max_pixels=max_pixels, orientation=orientation).decode()
+
+
+def inspect(
+    data: bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    orientation: int | None = None,
+) -> Undecoded:
+    """Find out whether a file may be decoded, at next to no cost whatever it is.
 
     Args:
         max_pixels: also bounded by Pillow's own limit, 89 million.
@@ -130,8 +167,9 @@ def decode(
 
     Raises:
         UnsupportedImage: another kind of file (`unsupported-format`, `not-an-image`).
-        ImageTooLarge: `too-large` in bytes, or `too-many-pixels`; found before decoding.
-        RefusedImage: `empty`, `truncated`, `damaged`, `not-an-image`, `animated` or `multi-picture`.
+        ImageTooLarge: `too-large` in bytes, or `too-many-pixels`.
+        RefusedImage: `empty`, `truncated`, `damaged`, `not-an-image`, `animated`, `multi-picture` or
+            `too-many-parts`.
     """
     if len(data) > max_bytes:
         raise ImageTooLarge(
@@ -140,15 +178,19 @@ def decode(
             limit=max_bytes,
         )
     kind = _get_format(data)
+    cut = cut_metadata(data, kind)
+    if cut.several:
+        raise RefusedImage("multi-picture", "This JPEG holds several pictures: send one of them alone.")
+    if cut.animated:  # also with one frame: that may paint a part of the canvas only
+        raise RefusedImage("animated", "Animations are not taken: send one frame as a still picture.")
     try:
-        with Image.open(BytesIO(data), formats=(kind,)) as image:
-            _check_container(image, data, max_pixels)
-            strip_metadata(data, kind)  # refuses what breaks off behind the pixels, for next to nothing
-            image.load()
-            applied = _find_orientation(image) if orientation is None else orientation
-            return Picture(_to_rgb(image, applied), kind, applied)
+        with Image.open(BytesIO(cut.data), formats=(kind,)) as image:
+            _check_size(image, max_pixels)
+            pixel_count = image.width * image.height
     except DAMAGE as error:
         raise _explain_damage(data, error) from None
+    applied = cut.orientation if orientation is None else orientation
+    return Undecoded(cut.data, kind, applied, pixel_count)
 
 
 def _get_format(data: bytes) -> str:
@@ -176,12 +218,7 @@ def find_format(data: bytes) -> str | None:
     return None
 
 
-def _check_container(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """What only shows once the file is opened, and still costs next to nothing."""
-    if image.format == "MPO" and not _is_one_picture(image, data):  # passes Pillow's JPEG filter
-        raise RefusedImage("multi-picture", "This JPEG holds several pictures: send one of them alone.")
-    if image.format != "MPO" and _is_animated(image, data):
-        raise RefusedImage("animated", "Animations are not taken: send one frame as a still picture.")
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
     if image.width * image.height > limit:
         raise ImageTooLarge(
@@ -189,25 +226,6 @@ def _check_container(image: Image.Image, data: bytes, max_pixels: int) -> None:
             f"{image.width} × {image.height} pixels are too many; at most {limit:,} are taken: scale down.",
             limit=limit,
         )
-
-
-def _is_one_picture(image: Image.Image, data: bytes) -> bool:
-    """Whether all that a multi-picture file adds to its first picture is previews or a gain map.
-
-    Many cameras and phones write such files (CIPA DC-007, "Baseline MP"); their owners know one picture.
-    """
-    _, *others = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, [None])
-    types = [str(entry["Attribute"]["MPType"]) for entry in others]
-    return all(kind.startswith("Large Thumbnail") for kind in types) or (
-        len(types) == 1 and types[0] == "Undefined" and _APPLE_GAIN_MAP in data
-    )
-
-
-def _is_animated(image: Image.Image, data: bytes) -> bool:
-    """Also with one frame: that may paint a part of the canvas only, so it is no still picture either."""
-    one_frame_apng = image.format == "PNG" and ("loop" in image.info or "bbox" in image.info)
-    one_frame_webp = data[12:16] == b"VP8X" and bool(data[20] & 0x02)
-    return getattr(image, "n_frames", 1) != 1 or one_frame_apng or one_frame_webp
 
 
 def _explain_damage(data: bytes, error: BaseException) -> RefusedImage:
@@ -221,38 +239,6 @@ def _explain_damage(data: bytes, error: BaseException) -> RefusedImage:
     if isinstance(error, UnidentifiedImageError):
         return RefusedImage("not-an-image", "It begins like an image, but it is none that can be read.")
     return RefusedImage("damaged", "The image is damaged and cannot be decoded: send another copy of it.")
-
-
-def _find_orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except DAMAGE:  # damaged metadata; the pixels are sound
-        return 1
-    return value if isinstance(value, int) and value in _TRANSPOSE else 1
-
-
-def _to_rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):
-        image = _high_byte(image)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        image = Image.alpha_composite(white, layer)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return np.asarray(image)
-
-
-def _high_byte(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey; Pillow's own conversion clips it to white."""
-    grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
-        return Image.merge("LA", (grey, Image.fromarray(alpha)))
-    return grey
 
 
 # --- what is made of pixels --------------------------------------------------------------------

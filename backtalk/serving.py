@@ -18,6 +18,7 @@ from backtalk.recording import Recordable, record_predictions
 from backtalk.system import System
 
 MAX_BATCH = 64  # pictures in one call
+PICTURES_OF_FULL_SIZE = 4  # as many pixels as so many of the largest may come in one call
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +61,7 @@ class LiveModels:
         self._settings = system.settings
         self._database = system.db
         self._images = system.images
+        self._turns = system.turns
         loader = Loader(system.versions, system.settings.inference_threads)
         self.versions = LiveVersions(system.db, loader, system.settings.poll_s)
 
@@ -88,7 +90,7 @@ class LiveModels:
         served = self.get_version(model_name)
         if not 0 < len(pictures) <= MAX_BATCH:
             raise InvalidInput(f"Send between 1 and {MAX_BATCH} pictures in one call, not {len(pictures)}.")
-        taken = [self._take_in(served, data) for data in pictures]
+        taken = self._take_in_all(served, pictures)
         embeddings = served.backbone.embed(np.stack([picture.input for picture in taken]))
         scores = served.head.scores(embeddings)
         records = [
@@ -102,25 +104,31 @@ class LiveModels:
         ]
         return PredictedBatch(model_name, served.number, served.generation, predictions)
 
-    def _take_in(self, served: ServedVersion, data: bytes) -> _Taken:
-        picture = images.decode(
-            data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_pixels
-        )
+    def _take_in_all(self, served: ServedVersion, pictures: Sequence[bytes]) -> list[_Taken]:
+        """Each picture within the limits, and all of them together within a few times those of one."""
+        most = self._settings.max_pixels
+        room, taken = PICTURES_OF_FULL_SIZE * most, []
+        for data in pictures:
+            found = images.inspect(data, max_bytes=self._settings.max_image_bytes, max_pixels=min(most, room))
+            room -= found.pixel_count
+            with self._turns.take(found.pixel_count):
+                taken.append(self._take_in(served, found.decode()))
+        return taken
+
+    def _take_in(self, served: ServedVersion, picture: images.Picture) -> _Taken:
         digest = images.pixels_digest(picture.pixels)
-        key, size = None, len(data)
+        key = None
         if served.wanted.policy.keep_images != "none":  # `feedback` too: nobody has spoken yet
-            kept = images.strip_metadata(data, picture.format)
-            key, size = self._keep(digest, kept), len(kept)
-        height, width = picture.pixels.shape[:2]
+            key = self._keep(digest, picture.data)
         return _Taken(
             input=images.to_input(picture.pixels, served.backbone.input_size),
             pixels_sha256=digest,
             perceptual_hash=images.perceptual_hash(picture.pixels),
-            width=width,
-            height=height,
+            width=picture.width,
+            height=picture.height,
             orientation=picture.orientation,
             store_key=key,
-            byte_size=size,
+            byte_size=len(picture.data),
         )
 
     def _keep(self, digest: str, data: bytes) -> str:

@@ -143,6 +143,18 @@ def test_one_bad_picture_leaves_the_whole_batch_unanswered_and_unrecorded(
     assert count(system, Prediction) == 0
 
 
+def test_the_pictures_of_one_call_may_not_have_more_pixels_than_a_few_of_the_largest(
+    system: System, model: Model
+) -> None:
+    settings = system.settings.model_copy(update={"max_pixels": 60 * 40})
+    narrow = LiveModels(System(settings, system.db, system.images, system.versions))
+    pictures = [make_jpeg(seed) for seed in range(5)]
+    assert len(narrow.predict("animals", pictures[:4], APP).predictions) == 4
+    with pytest.raises(ImageTooLarge) as caught:
+        narrow.predict("animals", pictures, APP)
+    assert caught.value.reason == "too-many-pixels"
+
+
 def test_a_picture_beyond_the_limits_of_the_settings_is_refused(system: System, model: Model) -> None:
     limited = System(
         system.settings.model_copy(update={"max_pixels": 1000}), system.db, system.images, system.versions
