@@ -14,7 +14,7 @@ ARGS ?=
 # Settings of the shell must not reach the tests.
 TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
 
-.PHONY: help install demo up test test-all lint format bench migrate lock clean
+.PHONY: help install demo up test test-all faults lint format bench migrate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,13 @@ test: $(STAMP) ## Run the tests but the slow ones (ARGS="-k name")
 
 test-all: $(STAMP) ## Run all tests
 	$(TESTS) $(ARGS)
+
+# Some rows need strace and faketime; where we may not install them, those rows say so and are skipped.
+faults: $(STAMP) ## Attack it: every row of the fault matrix, with its table (ARGS="-k redis")
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  for tool in strace faketime; do \
+	    command -v $$tool >/dev/null || { apt-get update -qq && apt-get install -y -qq $$tool; } || true; done; fi
+	$(TESTS) tests -m "fault or faults" --fault-table build/faults.json $(ARGS)
 
 lint: $(STAMP) ## Style, types and import contracts
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 UNPROMOTED_KEPT = 3
 RETIRED_KEPT = 5  # with their SavedModels; of older ones only the heads stay
 LEFTOVER_AFTER_S = 3600.0
+_HEX = "[0-9a-f]"
 
 
 def prune_versions(system: System, model_id: int) -> None:
@@ -96,15 +97,24 @@ def _remove_leftovers(system: System, known: set[str]) -> None:
     failpoint("upkeep.before_leftovers")
     root = system.versions.root
     candidates = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
-    for folder in [*candidates, *root.glob(".jobs/*")]:
-        if _age_s(folder) > LEFTOVER_AFTER_S:
-            shutil.rmtree(folder, ignore_errors=True)
-            log.info("removed %s, left by work that broke off", folder.name)
+    # A removal that broke off after its first rename, and a file that was written aside and never renamed.
+    torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
+    for path in [*candidates, *root.glob(".jobs/*"), *torn]:
+        if _age_s(path) > LEFTOVER_AFTER_S:
+            _remove(path)
+            log.info("removed %s, left by work that broke off", path.name)
     system.images.sweep()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _age_s(path: Path) -> float:
     try:
-        return time.time() - path.stat().st_mtime
+        return time.time() - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0

@@ -20,6 +20,8 @@ from backtalk.servers import PostgresServer, RedisServer  # noqa: E402
 from backtalk.tables import Base  # noqa: E402
 from tests.backbones import tiny_folder as tiny_folder  # noqa: E402, PLC0414
 
+pytest_plugins = ("tests.faults.table",)  # its marker may stand on any test
+
 _EMPTY_EVERY_TABLE = ";".join(f'DELETE FROM "{name}"' for name in Base.metadata.tables)
 
 

@@ -1,0 +1,159 @@
+"""The pytest plugin of the fault matrix: the marker, the table at the end, and the table as JSON.
+
+    @pytest.mark.fault(row=9, tries=1)
+    def test_a_message_that_dies_with_its_worker_is_rung_for_again(rig: Rig) -> None: ...
+
+`row` is the row of the matrix in `docs/reliability.md`; `tries` how often the test does its fault (a test
+that counts says so itself: `rig.tried(12)`). Tests anywhere may carry the marker. With `--fault-table FILE`,
+as `make faults` has it, the table goes to that file too, and rows that no test covers are named.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = {
+    1: "kill -9 of the trainer and its worker in each state",
+    2: "kill -9 of a Celery parent; of its child only",
+    3: "zombie: SIGSTOP past the lease, a new owner wins, SIGCONT",
+    4: "FLUSHALL with queued work",
+    5: "Redis down under load",
+    6: "Redis restarts twenty times, workers kept",
+    7: "half-open Redis",
+    8: "Redis at maxmemory",
+    9: "kill -9 between taking a message and noting it",
+    10: "the same message fifty times, in parallel",
+    11: "Postgres restarts at once, mid-request and mid-promotion",
+    12: "COMMIT acknowledged by the server, the reply lost",
+    13: "pool exhausted, lock held",
+    14: "disk full in upload, export and audit",
+    15: "the Nth write, fsync or rename of a publication fails, for all N",
+    16: "a byte flipped or cut in each file of a version",
+    17: "half-written versions, stray folders, links",
+    18: "two beats; beat down over midnight; nights of clock changes",
+    19: "clock a day off on one worker",
+    20: "two candidates promoted at once",
+    21: "API killed mid-request at each durable step; the client repeats",
+    22: "SIGTERM to everything under load",
+    23: "poison: bad message, unknown task, run that kills its trainer, image that does not decode",
+    24: "trainer alive without progress; NaN",
+    25: "threshold crossed by 200 corrections in parallel",
+    26: "bad images beside good traffic",
+    27: "model swap under load; new model does not load",
+    28: "poison campaign; rollback during training",
+    29: "migration beside old code; killed half-way",
+    30: "two reviewers decide the same item",
+}
+
+
+@dataclass
+class Row:
+    """One test's line of the table."""
+
+    row: int
+    test: str
+    outcome: str = "not run"
+    tries: int = 1
+    seconds: float = 0.0
+    held: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    why: str = ""  # of a skip or failure
+
+
+ROWS_RUN = pytest.StashKey[dict[str, Row]]()
+HITS = pytest.StashKey[set[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-table", type=Path, help="write the fault matrix as JSON, name missing rows")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(row, tries=1): covers a row of the fault matrix")
+    config.addinivalue_line(
+        "markers", "faults: lies in tests/faults; `make faults` runs these and all `fault`s"
+    )
+    config.stash[ROWS_RUN] = {}
+    config.stash[HITS] = set()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("faults")
+        for marker in item.iter_markers("fault"):
+            row = Row(marker.kwargs["row"], item.nodeid, tries=marker.kwargs.get("tries", 1))
+            config.stash[ROWS_RUN][item.nodeid] = row
+    # It looks back at what all others did.
+    items.sort(key=lambda item: item.get_closest_marker("faults_last") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    if row := item.config.stash[ROWS_RUN].get(item.nodeid):
+        row.seconds = time.monotonic() - began
+        properties: dict[str, Any] = dict(item.user_properties)
+        row.tries = properties.get("tries", row.tries)
+        row.held, row.broken = properties.get("held", []), properties.get("broken", [])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: Any = yield
+    row = item.config.stash[ROWS_RUN].get(item.nodeid)
+    if row is not None and (report.when == "call" or not report.passed):
+        row.outcome = report.outcome
+        if report.skipped and isinstance(report.longrepr, tuple):
+            row.why = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.failed:
+            row.why = str(report.longrepr).strip().splitlines()[-1][:200]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = [row for row in config.stash[ROWS_RUN].values() if row.outcome != "not run"]
+    target: Path | None = config.getoption("--fault-table")
+    if not rows or (target is None and len(rows) == 1):
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("faults")
+    write(f"{'row':>3}  {'tried':>5}  {'seconds':>7}  {'result':<7}  {'invariants':<28}  fault")
+    by_row: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_row[row.row].append(row)
+    for number in sorted(by_row):
+        write(_line(number, by_row[number]))
+    if target is not None:
+        missing = sorted(set(ROWS) - {n for n, found in by_row.items() if _result(found) == "held"})
+        write(f"{len(ROWS) - len(missing)} of {len(ROWS)} rows held" + _list_missing(missing))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def _line(number: int, rows: list[Row]) -> str:
+    held = sorted({name for row in rows for name in row.held}, key=lambda name: int(name[1:]))
+    shown = "I1–I10" if len(held) == 10 else " ".join(held) or "its own"
+    tries, seconds = sum(row.tries for row in rows), sum(row.seconds for row in rows)
+    line = f"{number:>3}  {tries:>5}  {seconds:>7.1f}  {_result(rows):<7}  {shown:<28}  {ROWS[number]}"
+    whys = {row.why for row in rows if row.why}
+    return line + "".join(f"\n{'':>8}{why}" for why in sorted(whys))
+
+
+def _result(rows: list[Row]) -> str:
+    outcomes = {row.outcome for row in rows}
+    if "failed" in outcomes:
+        return "BROKEN"
+    return "held" if outcomes == {"passed"} else "skipped"
+
+
+def _list_missing(missing: list[int]) -> str:
+    return f"; not: {', '.join(map(str, missing))}" if missing else ""
