@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backtalk import audit, dataset
+from backtalk import audit, snapshots
 from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder, thin_out
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
 from backtalk.callers import CLI, Caller
@@ -183,6 +183,7 @@ def _fit_data(base: BaseFolder, grouping: Grouping, embeddings: NDArray[np.float
         validation_y=labels(Side.VALIDATION),
         stay_x=embeddings[:0],
         train_seen=np.zeros(len(rows[Side.TRAIN]), np.bool_),  # there is no champion yet
+        train_weight=np.ones(len(rows[Side.TRAIN]), np.float32),
     )
 
 
@@ -199,7 +200,7 @@ def _request(
         backbone_digest=backbone_digest,
         champion_head=None,
         seed=SEED,
-        snapshot_digest=dataset.digest_lines(
+        snapshot_digest=snapshots.digest_lines(
             f"{image.pixels_sha256}\t{image.label}\t{split}\t{Origin.BASE}"
             for i, image in enumerate(base.images)
             if (split := split_of(grouping.side(i))) in (Split.TRAIN, Split.VALIDATION)
@@ -223,13 +224,13 @@ def _keep_snapshot(session: Session, model: Model, request: FitRequest) -> int:
         .where(Sample.model_id == model.id, Sample.split.in_((Split.TRAIN, Split.VALIDATION)))
         .order_by(Sample.id)
     ).all()
-    dataset.keep_snapshot(
+    snapshots.keep_snapshot(
         session,
         model.id,
         digest=request.snapshot_digest,
         sample_ids=[row.id for row in taught],
         stay_right_ids=[],
-        counts=dataset.count_samples((row.split, row.origin, row.label) for row in taught),
+        counts=snapshots.count_samples((row.split, row.origin, row.label) for row in taught),
     )
     return len(taught)
 

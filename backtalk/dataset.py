@@ -1,24 +1,16 @@
-"""Samples and snapshots: what may be learned from, and the frozen list of what a run did learn from."""
+"""Samples: what may be learned from, and what is judged on."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
+from backtalk.admission import Offered, limit_judges
 from backtalk.db import lock_model
-from backtalk.draws import draw
-from backtalk.groups import Candidate, Source, place_images
 from backtalk.states import Origin, Side, Split
-from backtalk.tables import Decision, Embedding, Image, Model, Sample, Snapshot
-
-STAY_RIGHT_MOST = 2000  # images of the stay-right term
-STAY_RIGHT_RECENT = 10_000  # predictions that they are drawn from
-STAY_RIGHT_DAYS = 7  # only keys that gave feedback in so many days: silence of others says nothing
+from backtalk.tables import Embedding, Model, Sample
 
 
 @dataclass(frozen=True)
@@ -102,131 +94,29 @@ def lock_decisions(session: Session, model_id: int) -> None:
     lock_model(session, model_id, "decisions")
 
 
-@dataclass(frozen=True)
-class Frozen:
-    """A snapshot with the cut that it consumed."""
-
-    snapshot: Snapshot
-    decision_cut: int
+def list_offered(session: Session, model_id: int, splits: Iterable[Split]) -> list[Offered]:
+    """Live samples of these splits, by id."""
+    rows = session.execute(text(_OFFERED), {"model": model_id, "splits": [str(split) for split in splits]})
+    return [Offered(**row) for row in rows.mappings()]
 
 
-def take_snapshot(session: Session, model: Model, backbone_digest: str) -> Frozen:
-    """Freeze what a head run learns from: live train and validation samples, and the stay-right images."""
-    lock_decisions(session, model.id)
-    cut = session.scalar(select(func.max(Decision.id)).where(Decision.model_id == model.id)) or 0
-    rows = session.execute(
-        select(Sample.id, Sample.label, Sample.split, Sample.origin, Image.pixels_sha256)
-        .join(Image, Image.id == Sample.image_id)
-        .where(
-            Sample.model_id == model.id,
-            Sample.retracted_at.is_(None),
-            Sample.split.in_([Split.TRAIN, Split.VALIDATION]),
+# An app is all keys of one name. Undecided are disputed statements about the image, whatever was decided of
+# others: until a person has spoken, the sample rests on one word against another.
+_OFFERED = """
+SELECT s.id AS sample_id, s.label, s.split, s.origin, s.by_person, i.pixels_sha256, m.group_id AS "group",
+    CASE WHEN s.origin <> 'base' THEN coalesce(k.name, s.key_id) END AS app,
+    NOT s.by_person AND EXISTS (
+        SELECT FROM predictions p WHERE p.model_id = s.model_id AND p.image_id = s.image_id AND (
+            EXISTS (SELECT FROM corrections c WHERE c.prediction_id = p.id AND c.state = 'disputed')
+            OR EXISTS (SELECT FROM confirmations c WHERE c.prediction_id = p.id AND c.state = 'disputed')
         )
-        .order_by(Sample.id)
-    ).all()
-    stay = find_stay_right(session, model, backbone_digest)
-    lines = [f"{r.pixels_sha256}\t{r.label}\t{r.split}\t{r.origin}" for r in rows]
-    snapshot = keep_snapshot(
-        session,
-        model.id,
-        digest=digest_lines([*lines, *(f"{image_id}\tstay-right" for image_id in stay)]),
-        sample_ids=[r.id for r in rows],
-        stay_right_ids=stay,
-        counts=count_samples((r.split, r.origin, r.label) for r in rows) | {"stay_right": len(stay)},
-    )
-    return Frozen(snapshot, cut)
-
-
-def digest_lines(lines: Iterable[str]) -> str:
-    """sha256 over the sorted lines: the same content gives the same digest, whatever the ids are."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def count_samples(rows: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
-    """How many by split, by origin and by label of the train split."""
-    splits: Counter[str] = Counter()
-    origins: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    for split, origin, label in rows:
-        splits[split] += 1
-        origins[origin] += 1
-        labels[label] += split == Split.TRAIN
-    return {"splits": dict(splits), "origins": dict(origins), "train_labels": dict(labels)}
-
-
-def keep_snapshot(
-    session: Session,
-    model_id: int,
-    *,
-    digest: str,
-    sample_ids: list[int],
-    stay_right_ids: list[UUID],
-    counts: dict[str, Any],
-) -> Snapshot:
-    """The row for this content: the one that is there already, or a new one."""
-    present = session.scalar(select(Snapshot).where(Snapshot.model_id == model_id, Snapshot.digest == digest))
-    if present is not None:
-        return present
-    snapshot = Snapshot(
-        model_id=model_id,
-        digest=digest,
-        sample_ids=sample_ids,
-        stay_right_ids=stay_right_ids,
-        counts=counts,
-    )
-    session.add(snapshot)
-    session.flush()
-    return snapshot
-
-
-def find_stay_right(session: Session, model: Model, backbone_digest: str) -> list[UUID]:
-    """Images on the train side that nobody complained about, drawn by keyed hash among the recent ones."""
-    rows = session.execute(
-        text(_RECENT_WITHOUT_FEEDBACK),
-        {
-            "model": model.id,
-            "digest": backbone_digest,
-            "recent": STAY_RIGHT_RECENT,
-            "days": STAY_RIGHT_DAYS,
-        },
-    ).all()
-    drawn = sorted(rows, key=lambda row: draw(model.salt, "stay-right", row.pixels_sha256))
-    candidates = [
-        Candidate(row.image_id, row.pixels_sha256, row.perceptual_hash)
-        for row in drawn[: 2 * STAY_RIGHT_MOST]  # a third of them lies on other sides
-    ]
-    sides = place_images(session, model, candidates, Source.TRAFFIC)
-    on_train = [c.image_id for c in candidates if sides[c.image_id] is Side.TRAIN]
-    return sorted(on_train[:STAY_RIGHT_MOST])
-
-
-_RECENT_WITHOUT_FEEDBACK = """
-WITH speaking AS (
-    SELECT key_id FROM corrections
-    WHERE model_id = :model AND created_at > now() - make_interval(days => :days)
-    UNION
-    SELECT key_id FROM confirmations
-    WHERE model_id = :model AND created_at > now() - make_interval(days => :days)
-), recent AS (
-    SELECT id, image_id, audit FROM predictions
-    WHERE model_id = :model AND key_id IN (SELECT key_id FROM speaking)
-    ORDER BY created_at DESC LIMIT :recent
-)
-SELECT r.image_id, i.pixels_sha256, i.perceptual_hash
-FROM recent r
-JOIN images i ON i.id = r.image_id AND i.deleted_at IS NULL AND i.perceptual_hash IS NOT NULL
-JOIN embeddings e ON e.image_id = r.image_id AND e.backbone_digest = :digest
-WHERE NOT EXISTS (
-    SELECT FROM predictions p
-    WHERE p.image_id = r.image_id AND p.model_id = :model AND (
-        p.audit
-        OR EXISTS (SELECT FROM corrections c WHERE c.prediction_id = p.id)
-        OR EXISTS (SELECT FROM confirmations c WHERE c.prediction_id = p.id)
-    )
-) AND NOT EXISTS (
-    SELECT FROM samples s WHERE s.image_id = r.image_id AND s.model_id = :model AND s.retracted_at IS NULL
-)
-GROUP BY r.image_id, i.pixels_sha256, i.perceptual_hash
+    ) AS disputed
+FROM samples s
+JOIN images i ON i.id = s.image_id
+LEFT JOIN group_members m ON m.model_id = s.model_id AND m.image_id = s.image_id
+LEFT JOIN api_keys k ON k.id = s.key_id
+WHERE s.model_id = :model AND s.split = ANY (:splits) AND s.retracted_at IS NULL
+ORDER BY s.id
 """
 
 
@@ -242,7 +132,7 @@ class LabelledImages:
 def list_split(
     session: Session, model_id: int, split: Split, backbone_digests: Iterable[str]
 ) -> LabelledImages:
-    """Live samples of a judging split that every one of these backbones has seen."""
+    """Live samples of a judging split that every one of these backbones has seen, near-duplicates once."""
     digests = sorted(set(backbone_digests))
     seen = (
         select(func.count())
@@ -250,39 +140,14 @@ def list_split(
         .where(Embedding.image_id == Sample.image_id, Embedding.backbone_digest.in_(digests))
         .scalar_subquery()
     )
+    salt = session.get_one(Model, model_id).salt
+    offered = list_offered(session, model_id, [split])
+    judges = [s.sample_id for s in limit_judges(offered, salt, kept=split is Split.KEPT)]
     rows = session.execute(
         select(Sample.image_id, Sample.label, Sample.prediction_id)
-        .where(
-            Sample.model_id == model_id,
-            Sample.split == split,
-            Sample.retracted_at.is_(None),
-            seen == len(digests),
-        )
+        .where(Sample.id.in_(judges), seen == len(digests))
         .order_by(Sample.id)
     ).all()
     return LabelledImages(
         [r.image_id for r in rows], [r.label for r in rows], [r.prediction_id for r in rows]
     )
-
-
-_TAUGHT = """
-WITH RECURSIVE line AS (
-    SELECT parent, run_id FROM versions WHERE model_id = :model AND number = :version
-    UNION ALL
-    SELECT v.parent, v.run_id FROM versions v JOIN line ON v.model_id = :model AND v.number = line.parent
-)
-SELECT s.image_id FROM line
-JOIN runs r ON r.id = line.run_id
-JOIN snapshots f ON f.model_id = :model AND f.digest = r.snapshot_digest
-JOIN samples s ON s.id = ANY (f.sample_ids)
-UNION
-SELECT image_id FROM samples WHERE model_id = :model AND origin = 'base'
-"""
-
-
-def find_taught(session: Session, model_id: int, version: int) -> set[UUID]:
-    """Images that a version or one of those that it was made from had in its snapshot, and the base set.
-
-    How the version does on them proves nothing: it may know them by heart.
-    """
-    return set(session.scalars(text(_TAUGHT), {"model": model_id, "version": version}))

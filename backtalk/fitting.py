@@ -30,6 +30,7 @@ class FitData:
     validation_y: NDArray[np.int32]
     stay_x: NDArray[np.float16]
     train_seen: NDArray[np.bool_]  # (N,): the champion was fitted to it, so that it proves nothing there
+    train_weight: NDArray[np.float32]  # (N,): 1, or less where near-duplicates share it
 
     def check(self, labels: Sequence[str]) -> None:
         """Raises SnapshotUnusable where no head can be fitted."""

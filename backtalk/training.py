@@ -3,26 +3,22 @@
 import logging
 from time import monotonic
 from typing import Any
-from uuid import UUID
 
-import numpy as np
-from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.dataset import find_taught, take_snapshot
-from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.errors import ArtefactInvalid, LeaseLost, NotYet, SnapshotUnusable, TrainerFailed
 from backtalk.events import CandidatePassed, CandidateTrained, Event, RunEnded, RunRequested
 from backtalk.failpoints import around_commit, failpoint
-from backtalk.fitting import FitData, FitRequest, Fitted, fit_head
+from backtalk.fitting import FitRequest, Fitted, fit_head
+from backtalk.lessons import read_lessons
 from backtalk.outbox import emit
 from backtalk.runs import Claim
-from backtalk.runtime import Backbone
-from backtalk.states import RunKind, RunState, Split, VersionState
+from backtalk.snapshots import take_snapshot
+from backtalk.states import RunKind, RunState, VersionState
 from backtalk.system import System
-from backtalk.tables import Backbone as BackboneRow
-from backtalk.tables import GateCheck, Image, Model, Run, Sample, Snapshot, Version
+from backtalk.tables import GateCheck, Model, Run, Version
 from backtalk.trainers import Trainers
 
 log = logging.getLogger(__name__)
@@ -63,7 +59,7 @@ def _train(system: System, trainers: Trainers, claim: Claim) -> None:
     with system.db.transaction() as session:
         request, digest = _prepare(session, system, claim)
         around_commit(session, "training.snapshot")
-    data = _read(system, claim, request, digest)
+    data = read_lessons(system, claim.model_id, request, digest)
     heart = _Heart(system, claim)
     heart({"part": "read", "seconds": {"read": round(monotonic() - started, 3)}})
     fitted = fit_head(system.versions, trainers, request, data, heart)
@@ -134,46 +130,6 @@ def _draw_number(session: Session, model_id: int) -> int:
     )
     assert drawn is not None
     return drawn
-
-
-def _read(system: System, claim: Claim, request: FitRequest, digest: str) -> FitData:
-    """The snapshot's embeddings, in an order that depends on its content alone."""
-    with system.db.transaction() as session:
-        snapshot = session.scalars(
-            select(Snapshot).where(Snapshot.model_id == claim.model_id, Snapshot.digest == digest)
-        ).one()
-        rows = session.execute(
-            select(Sample.image_id, Sample.label, Sample.split)
-            .join(Image, Image.id == Sample.image_id)
-            .where(Sample.id == any_(literal(snapshot.sample_ids, ARRAY(BigInteger))))
-            .order_by(Image.pixels_sha256)
-        ).all()
-        unseen = _embed_unseen(
-            session, system, request.backbone_digest, [r.image_id for r in rows] + snapshot.stay_right_ids
-        )
-        kept = [r for r in rows if r.image_id not in unseen]
-        width = session.get_one(BackboneRow, request.backbone_digest).width
-        index = {label: i for i, label in enumerate(request.labels)}
-        arrays: dict[str, Any] = {}
-        for split in (Split.TRAIN, Split.VALIDATION):
-            part = [r for r in kept if r.split == split]
-            ids = [r.image_id for r in part]
-            arrays[f"{split}_x"] = load_embeddings(session, request.backbone_digest, ids, width)
-            arrays[f"{split}_y"] = np.array([index[r.label] for r in part], np.int32)
-        known = find_taught(session, claim.model_id, request.parent_version or 1)
-        taught = [r.image_id in known for r in kept if r.split == Split.TRAIN]
-        arrays["train_seen"] = np.array(taught, np.bool_)
-        stay = [i for i in snapshot.stay_right_ids if i not in unseen]
-        arrays["stay_x"] = load_embeddings(session, request.backbone_digest, stay, width)
-    return FitData(**arrays)
-
-
-def _embed_unseen(session: Session, system: System, digest: str, image_ids: list[UUID]) -> set[UUID]:
-    """Images that this backbone has not seen, and cannot since their pixels are gone."""
-    if not find_missing(session, digest, image_ids):
-        return set()
-    backbone = Backbone(system.versions.backbone_dir(digest), interpreters=1)
-    return set(embed_missing(session, system.images, backbone, image_ids))
 
 
 def _hand_over(session: Session, claim: Claim, request: FitRequest, fitted: Fitted) -> None:

@@ -54,6 +54,7 @@ class Bench:
             "validation_y": self.labels[160:200],
             "stay_x": self.embeddings[200:],
             "train_seen": np.full(160 * repeat, champion is not None),
+            "train_weight": np.ones(160 * repeat, np.float32),
         }
         np.savez(folder / "data.npz", **(values | data))
         job = {

@@ -65,7 +65,7 @@ class _Choice:
         self.scaler = Scaler.measure(self.data.train_x)
         self.held_out = HeldOut.gather(self.data, self.folds, self.scaler, self.champion)
         self._features = self.scaler.apply(self.data.train_x)
-        self._weights = weigh_labels(self.data.train_y)
+        self._weights = weigh_labels(self.data.train_y, self.data.train_weight)
         self._problems = [self._pose(self.folds.train != number) for number in range(self.folds.count)]
 
     @property
@@ -181,14 +181,14 @@ def fit_head(
     return Fitted(head, chosen, _count(data, labels, choice.folds), _validate(data, head, champion))
 
 
-def weigh_labels(labels: NDArray[np.int32]) -> Floats:
-    """Square root of the inverse label frequency, (N,).
+def weigh_labels(labels: NDArray[np.int32], shares: Floats | None = None) -> Floats:
+    """Square root of the inverse label frequency, (N,), times each image's own share (1 if none is given).
 
     An image of the rarest label weighs at most five times one of the commonest.
     """
-    counts = np.bincount(labels)
+    counts = np.bincount(labels, weights=shares)
     weights: Floats = np.minimum(WEIGHT_CAP, np.sqrt(counts.max() / counts[labels])).astype(np.float32)
-    return weights
+    return weights if shares is None else weights * shares
 
 
 def _within_one_error(differences: NDArray[np.float64]) -> bool:

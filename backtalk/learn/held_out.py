@@ -26,6 +26,7 @@ class HeadData:
     validation_y: NDArray[np.int32]
     stay_x: NDArray[np.float16]  # (M, D): recorded images that nobody complained about
     train_seen: Rows  # (N,): the champion was fitted to it, so how it does there proves nothing
+    train_weight: Floats  # (N,): 1, or less where near-duplicates share it
 
     def check(self, labels: tuple[str, ...]) -> None:
         """Raises SnapshotUnusable: fewer than two labels have a training image, or a value makes no sense."""
@@ -34,6 +35,8 @@ class HeadData:
         for x, y in ((self.train_x, self.train_y), (self.validation_x, self.validation_y)):
             if len(x) != len(y) or not np.isin(y, np.arange(len(labels))).all():
                 raise SnapshotUnusable("The snapshot's labels do not fit its images, or the model's labels.")
+        if len(self.train_weight) != len(self.train_y) or not (self.train_weight > 0).all():
+            raise SnapshotUnusable("Each training image needs a weight above zero.")
         if not all(np.isfinite(x).all() for x in (self.train_x, self.validation_x, self.stay_x)):
             raise SnapshotUnusable("The snapshot holds embeddings that are no numbers.")
 

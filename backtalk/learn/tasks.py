@@ -87,6 +87,7 @@ def read_data(folder: Path) -> HeadData:
             validation_y=stored["validation_y"],
             stay_x=stored["stay_x"],
             train_seen=stored["train_seen"],
+            train_weight=stored["train_weight"],
         )
 
 

@@ -132,7 +132,13 @@ def _draw_run(session: Session, model: Model, record: catalogue.RunRecord) -> st
     )
 
 
-_GROUPS = {"splits": "Split", "origins": "Where from", "train_labels": "Labels trained on"}
+_GROUPS = {
+    "splits": "Split",
+    "origins": "Where from",
+    "train_labels": "Labels trained on",
+    "left_out": "Left out, since no person approved it",
+    "capped": "Over the cap, by app",
+}
 
 
 def _tabulate(counts: dict[str, Any]) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from backtalk import dataset, embeddings
+from backtalk import dataset, embeddings, snapshots
 from backtalk.db import Database, new_id
 from backtalk.draws import draw
 from backtalk.groups import Candidate, Source, base_eval_share, draw_side, place_images
 from backtalk.states import Origin, RunState, Side, Split
-from backtalk.tables import GroupMember, Image, ImageGroup, Model, Sample
+from backtalk.tables import ApiKey, GroupMember, Image, ImageGroup, Model, Sample
 from tests import factories as make
 
 DIGEST = make.BACKBONE_DIGEST
@@ -121,9 +121,9 @@ def test_a_snapshot_holds_each_train_and_validation_sample_once_and_nothing_of_t
         model = make.make_model(session)
         samples = {split: make.make_sample(session, model, split=split) for split in Split}
         make.make_sample(session, model, retracted_at=make.tables.func.now())
-        frozen = dataset.take_snapshot(session, model, DIGEST)
+        frozen = snapshots.take_snapshot(session, model, DIGEST)
         assert frozen.snapshot.sample_ids == sorted([samples[Split.TRAIN].id, samples[Split.VALIDATION].id])
-        again = dataset.take_snapshot(session, model, DIGEST)
+        again = snapshots.take_snapshot(session, model, DIGEST)
         assert again.snapshot.id == frozen.snapshot.id
 
 
@@ -131,18 +131,18 @@ def test_the_snapshot_digest_changes_with_a_label(database: Database):
     with database.reading() as session:
         model = make.make_model(session)
         sample = make.make_sample(session, model)
-        before = dataset.take_snapshot(session, model, DIGEST).snapshot.digest
+        before = snapshots.take_snapshot(session, model, DIGEST).snapshot.digest
         sample.label = "dog"
         session.flush()
-        assert dataset.take_snapshot(session, model, DIGEST).snapshot.digest != before
+        assert snapshots.take_snapshot(session, model, DIGEST).snapshot.digest != before
 
 
 def test_the_cut_is_the_highest_decision(database: Database):
     with database.reading() as session:
         model = make.make_model(session)
-        assert dataset.take_snapshot(session, model, DIGEST).decision_cut == 0
+        assert snapshots.take_snapshot(session, model, DIGEST).decision_cut == 0
         decisions = [make.make_decision(session, model) for _ in range(3)]
-        assert dataset.take_snapshot(session, model, DIGEST).decision_cut == decisions[-1].id
+        assert snapshots.take_snapshot(session, model, DIGEST).decision_cut == decisions[-1].id
 
 
 def test_stay_right_images_come_only_from_silent_predictions_of_speaking_keys(database: Database):
@@ -155,7 +155,7 @@ def test_stay_right_images_come_only_from_silent_predictions_of_speaking_keys(da
         audited = make.make_prediction(session, model, key_id="speaks", audit=True)
         for prediction in [spoken, mute, audited, *silent]:
             embed(session, session.get_one(Image, prediction.image_id))
-        stay = set(dataset.find_stay_right(session, model, DIGEST))
+        stay = set(snapshots.find_stay_right(session, model, DIGEST))
         assert stay
         assert stay <= {p.image_id for p in silent}
         sides = dict(
@@ -190,7 +190,7 @@ def test_a_version_was_taught_what_it_and_its_parents_had_in_their_snapshots(dat
         kinds = {"base": Origin.BASE} | dict.fromkeys(("second", "third", "new"), Origin.CORRECTION)
         taught = {name: make.make_sample(session, model, origin=origin) for name, origin in kinds.items()}
         for number, name in ((2, "second"), (3, "third")):
-            dataset.keep_snapshot(
+            snapshots.keep_snapshot(
                 session,
                 model.id,
                 digest=str(number),
@@ -202,6 +202,74 @@ def test_a_version_was_taught_what_it_and_its_parents_had_in_their_snapshots(dat
             make.make_version(session, model, number, run_id=run.id, parent=number - 1)
         found = [
             {name for name, sample in taught.items() if sample.image_id in known}
-            for known in (dataset.find_taught(session, model.id, number) for number in (1, 2, 3))
+            for known in (snapshots.find_taught(session, model.id, number) for number in (1, 2, 3))
         ]
     assert found == [{"base"}, {"base", "second"}, {"base", "second", "third"}]
+
+
+# --- what nobody approved --------------------------------------------------------------------------
+def report(session, model: Model, app: str, count: int, **values) -> list[Sample]:
+    """Samples of an app's corrections that the policy approved, with a key of that name."""
+    key = session.get(ApiKey, app) or make.add(
+        session, ApiKey(id=app, name=app, secret_sha256=app, scopes=["feedback"])
+    )
+    given = {"origin": Origin.CORRECTION, "by_person": False, "key_id": key.id} | values
+    return [make.make_sample(session, model, **given) for _ in range(count)]
+
+
+def test_a_snapshot_bounds_what_one_app_says_and_writes_down_what_it_left_out(database: Database):
+    with database.reading() as session:
+        model = make.make_model(session)
+        for _ in range(100):
+            make.make_sample(session, model)
+        report(session, model, "alice", 1)
+        flood = report(session, model, "mallory", 40)
+        frozen = dataset_snapshot(session, model)
+        again = dataset_snapshot(session, model)
+    assert len(frozen.sample_ids) == 100 + 1 + 5
+    assert len({s.id for s in flood} & set(frozen.sample_ids)) == 5
+    assert frozen.counts["capped"] == {"mallory": 35}
+    assert frozen.counts["left_out"] == {"capped": 35}
+    assert again.sample_ids == frozen.sample_ids
+
+
+def test_two_keys_of_one_app_share_its_cap(database: Database):
+    with database.reading() as session:
+        model = make.make_model(session)
+        for _ in range(100):
+            make.make_sample(session, model)
+        report(session, model, "alice", 1)
+        report(session, model, "old", 20)
+        report(session, model, "new", 20)
+        for key in session.scalars(select(ApiKey).where(ApiKey.id.in_(["old", "new"]))):
+            key.name = "mallory"
+        session.flush()
+        assert len(dataset_snapshot(session, model).sample_ids) == 100 + 1 + 5
+
+
+def test_a_sample_that_is_disputed_since_teaches_nothing_until_a_person_decides(database: Database):
+    with database.reading() as session:
+        model = make.make_model(session)
+        firm = make.make_sample(session, model)
+        (sample,) = report(session, model, "alice", 1)
+        prediction = make.make_prediction(session, model, session.get_one(Image, sample.image_id))
+        assert dataset_snapshot(session, model).sample_ids == [firm.id, sample.id]
+        correction = make.make_correction(session, prediction, "dog", state="disputed")
+        assert dataset_snapshot(session, model).sample_ids == [firm.id]
+        correction.state = "rejected"
+        session.flush()
+        assert dataset_snapshot(session, model).sample_ids == [firm.id, sample.id]
+
+
+def test_no_app_fills_kept_alone_where_several_report(database: Database):
+    with database.reading() as session:
+        model = make.make_model(session)
+        kept = {"split": Split.KEPT, "origin": Origin.CONFIRMATION}
+        for app, count in (("mallory", 200), ("alice", 30), ("bob", 30)):
+            for sample in report(session, model, app, count, **kept):
+                embed(session, session.get_one(Image, sample.image_id))
+        assert len(dataset.list_split(session, model.id, Split.KEPT, [DIGEST]).image_ids) == 90
+
+
+def dataset_snapshot(session, model: Model):
+    return snapshots.take_snapshot(session, model, DIGEST).snapshot

@@ -37,6 +37,7 @@ def make_data(
         "validation_y": validation_y,
         "stay_x": draw(stay, seed + 2)[0],
         "train_seen": np.zeros(train, np.bool_),
+        "train_weight": np.ones(train, np.float32),
     }
     return HeadData(**(values | changes))
 
@@ -225,3 +226,11 @@ def test_progress_only_grows_and_ends_at_one() -> None:
     fit_head(make_data(stay=50), LABELS, "b" * 64, fit(make_data(100)).head, 0, told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_near_duplicates_that_share_a_weight_teach_as_one_image_does() -> None:
+    labels = np.array([0] * 40 + [1] * 10 + [1] * 30, np.int32)
+    shares = np.array([1.0] * 50 + [1 / 30] * 30, np.float32)
+    weights = weigh_labels(labels, shares)
+    assert np.isclose(weights[50:].sum(), weights[40], rtol=1e-4)
+    assert np.isclose(weights[40] / weights[0], np.sqrt(40 / 11), rtol=1e-4)
