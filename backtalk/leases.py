@@ -29,6 +29,8 @@ class ItemView:
     reported: str | None
     reporter: str | None
     note: str | None
+    mark: str | None  # why to look twice
+    suspicion: float | None  # 0 to 1
     image_id: str
     etag: str  # the literal If-Match value
     lease_until: datetime
@@ -101,6 +103,8 @@ def _view(session: Session, item: ReviewItem) -> ItemView:
         reported=item.reported,
         reporter=correction.reporter if correction else None,
         note=correction.note if correction else None,
+        mark=correction.mark if correction else None,
+        suspicion=correction.suspicion if correction else None,
         image_id=str(prediction.image_id),
         etag=etag_of(item),
         lease_until=item.lease_until,

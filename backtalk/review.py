@@ -17,6 +17,7 @@ from backtalk.policy import Policy
 from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
 from backtalk.settling import settle
 from backtalk.states import Action, ConfirmationState, CorrectionState, Origin, ReviewPolicy, Side
+from backtalk.suspicion import mark_corrections
 from backtalk.tables import (
     ApiKey,
     Confirmation,
@@ -41,6 +42,7 @@ def prepare_prediction(session: Session, prediction_id: str) -> None:
     if prediction is None:
         return
     model = session.get_one(Model, prediction.model_id)
+    mark_corrections(session, prediction)  # looks at many rows, so before others have to wait
     lock_decisions(session, model.id)
     side = _place(session, model, prediction)
     around_commit(session, "preparation")

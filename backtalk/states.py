@@ -92,6 +92,14 @@ class Action(StrEnum):
     SKIP = "skip"
 
 
+class Withdrawn(StrEnum):
+    """What a retraction takes back."""
+
+    CORRECTION = "correction"
+    REPORTER = "reporter"  # all that somebody said
+    KEY = "key"  # all that a key said, and whatever came of images that it sent
+
+
 class ReviewPolicy(StrEnum):
     REQUIRED = "required"  # a person decides each correction
     TRUSTED = "trusted"  # corrections from trusted keys are approved at once

@@ -240,6 +240,8 @@ class Correction(Base):
     key_id: Mapped[str | None]
     note: Mapped[str | None]
     state: Mapped[str]
+    suspicion: Mapped[float | None]  # 1: neither champion nor neighbours support it; null: not weighed
+    mark: Mapped[str | None]  # why a reviewer should look twice
     prepared_at: Mapped[datetime | None]  # when review.prepare has dealt with it
     reviewed_at: Mapped[datetime | None]
     decision_id: Mapped[int | None] = mapped_column(
@@ -250,6 +252,7 @@ class Correction(Base):
     __table_args__ = (
         _one_of("state", states.CorrectionState),
         Index(None, "model_id", "state", "id"),
+        Index(None, "key_id"),
         Index(
             "uq_corrections_pending",
             "prediction_id",
@@ -334,6 +337,19 @@ class Decision(Base):
     )
 
 
+class Retraction(Base):
+    """What somebody withdrew: one correction, all that a reporter said, or all that a key said and sent."""
+
+    __tablename__ = "retractions"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    what: Mapped[str]
+    subject: Mapped[str]  # the correction's id, `<reporter>` or `<model>/<reporter>`, the key's id
+    actor: Mapped[str]
+    counts: Mapped[Json]  # statements and samples that it took back
+    created_at: Mapped[datetime] = _now()
+    __table_args__ = (_one_of("what", states.Withdrawn),)
+
+
 class Sample(Base):
     """An image with a label that may be learned from or judged on."""
 
@@ -350,8 +366,11 @@ class Sample(Base):
     key_id: Mapped[str | None]  # whose statement it came from
     created_at: Mapped[datetime] = _now()
     retracted_at: Mapped[datetime | None]
+    retraction_id: Mapped[int | None] = mapped_column(ForeignKey("retractions.id"))  # where it was withdrawn
     __table_args__ = (
         _one_of("split", states.Split),
+        CheckConstraint("retraction_id IS NULL OR retracted_at IS NOT NULL", name="withdrawn_is_retracted"),
+        Index("ix_samples_withdrawn", "model_id", "id", postgresql_where=text("retraction_id IS NOT NULL")),
         _one_of("origin", states.Origin),
         CheckConstraint("by_person OR split NOT IN ('holdout', 'regression')", name="judged_by_person"),
         Index(

@@ -55,6 +55,10 @@ class Item(Answer):
     reported: str | None = Field(description="The newest reported label; null for an audit.")
     reporter: str | None = Field(description="Who reported it.")
     note: str | None
+    mark: str | None = Field(description="Why to look twice: neither the champion nor the neighbours agree.")
+    suspicion: float | None = Field(
+        description="0: the reported label is likely; 1: nothing speaks for it. Null: not weighed."
+    )
     etag: str = Field(description="The literal value for If-Match, quotes included.")
     lease_until: datetime
 

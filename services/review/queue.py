@@ -123,6 +123,7 @@ def _show(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
         "reported": view.reported,
         "scores": view.scores,
         "note": view.note,
+        "mark": view.mark,
         "reporter": view.reporter,
         "image": url_for("pages.send_picture", model_name=model.name, image_id=view.image_id),
         "etag": view.etag,

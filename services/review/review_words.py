@@ -15,6 +15,7 @@ REVIEW_VIEW = {
     "predicted": "predicted",
     "reported": "reported",
     "reportedBy": "Reported by {reporter}",
+    "lookTwice": "Look twice. {mark}",
     "approve": "Approve “{label}”",
     "pictureAlt": "The picture to review",
     "pictureGone": "The picture is gone: deleted, or not kept. Reject it: nothing is learned from it then.",

@@ -35,6 +35,8 @@ export class View {
     find("note").hidden = !item.note && !item.reporter;
     find("note-text").textContent = item.note ?? "";
     find("note-by").textContent = item.reporter ? fill(this.words.reportedBy, item) : "";
+    find("mark").hidden = !item.mark;
+    find("mark-text").textContent = item.mark ? fill(this.words.lookTwice, item) : "";
     find("approve-text").textContent = fill(this.words.approve, { label: this.preselected(item) });
     this.#showAnswers(item);
   }
