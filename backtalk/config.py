@@ -19,6 +19,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".backtalk"), description="Where the one-machine stack keeps its data.")
     database_url: str | None = Field(None, description="postgresql+psycopg://…; embedded Postgres if unset.")
+    migration_url: str | None = Field(
+        None, description="The same database as the owner of its tables; for `backtalk migrate` alone."
+    )
     redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
     store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
     images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
@@ -73,7 +76,7 @@ class Settings(BaseSettings):
         failpoints.parse(value or "")
         return value
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migration_url")
     @classmethod
     def _psycopg_driver(cls, value: str | None) -> str | None:
         if value is None:

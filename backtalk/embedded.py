@@ -26,6 +26,10 @@ READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 12.0
 #: At a desk nobody waits a minute for Ctrl-C; what a worker leaves undone is taken up again.
 WORKER_GRACE_S = 5.0
+#: Whom every process of the stack is to the embedded Postgres; migrations run as its owner.
+APPLICATION_ROLE = "backtalk"
+#: What the stack's processes never get: with it they could change what is append-only.
+OWNERS = ("BACKTALK_MIGRATION_URL", "BACKTALK_MIGRATION_URL_FILE")
 
 
 class StopAsked(Exception):
@@ -59,14 +63,15 @@ class Stack:
             Unavailable: a part ended or did not become ready; the message says which, and what it said last.
             StopAsked: a signal came first.
         """
-        database_url = self.settings.database_url or self._start_postgres()
+        database_url, migration_url = self._find_database()
         redis_url = self.settings.redis_url or self._start_redis()
         self.supervisor.say("up", "migrating the database")
-        schema.upgrade(database_url)
+        schema.prepare(database_url, migration_url)
         info = StackInfo(
             pid=os.getpid(),
             address=self.address,
             database_url=database_url,
+            migration_url=migration_url,
             redis_url=redis_url,
             store=str(self.settings.store_path),
             images=str(self.settings.images_path),
@@ -98,7 +103,15 @@ class Stack:
             self.supervisor.kill()
         self._stop_asked = True
 
-    def _start_postgres(self) -> str:
+    def _find_database(self) -> tuple[str, str | None]:
+        """The database's address as the application, and as the owner of its tables."""
+        if self.settings.database_url is not None:
+            return self.settings.database_url, self.settings.migration_url
+        server = self._start_postgres()
+        owner_url = server.create_database()
+        return server.url(user=APPLICATION_ROLE), owner_url
+
+    def _start_postgres(self) -> PostgresServer:
         def start(output: int) -> subprocess.Popen[bytes]:
             self._postgres = PostgresServer.start(self.home / "postgres", output=output)
             return self._postgres.process
@@ -106,7 +119,7 @@ class Stack:
         self.supervisor.start(Service("postgres", start, stop_signal=signal.SIGINT))
         self._servers += 1
         assert self._postgres is not None
-        return self._postgres.create_database()
+        return self._postgres
 
     def _start_redis(self) -> str:
         started: list[RedisServer] = []
@@ -134,7 +147,7 @@ class Stack:
         }
         if "BACKTALK_WORKER_GRACE_S" not in os.environ:
             ours["BACKTALK_WORKER_GRACE_S"] = str(WORKER_GRACE_S)
-        return os.environ | ours
+        return {name: value for name, value in os.environ.items() if name not in OWNERS} | ours
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -179,7 +192,7 @@ def reach(settings: Settings, purpose: str) -> Iterator[Settings]:
         HomeTaken: another command is just using this home's Postgres.
     """
     if settings.database_url is not None:
-        schema.upgrade(settings.database_url)
+        schema.prepare(settings.database_url, settings.migration_url)
         yield settings
     elif stack := find_stack(settings.home.absolute()):
         yield stack.settings(settings.home)
@@ -187,9 +200,10 @@ def reach(settings: Settings, purpose: str) -> Iterator[Settings]:
         with hold(settings.home.absolute(), purpose):
             postgres = PostgresServer.start(settings.home.absolute() / "postgres")
             try:
-                url = postgres.create_database()
-                schema.upgrade(url)
-                yield settings.model_copy(update={"database_url": url})
+                owner_url = postgres.create_database()
+                urls = {"database_url": postgres.url(user=APPLICATION_ROLE), "migration_url": owner_url}
+                schema.prepare(**urls)
+                yield settings.model_copy(update=urls)
             finally:
                 postgres.stop()
 

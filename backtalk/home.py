@@ -30,12 +30,14 @@ class StackInfo:
     redis_url: str
     store: str
     images: str
+    migration_url: str | None = None  # the same database as the owner of its tables
 
     def settings(self, home: Path) -> Settings:
         """Settings that reach this stack's parts."""
         return Settings.load(
             home=home,
             database_url=self.database_url,
+            migration_url=self.migration_url,
             redis_url=self.redis_url,
             store=self.store,
             images=self.images,

@@ -51,9 +51,9 @@ class PostgresServer:
         server._wait_until_ready()
         return server
 
-    def url(self, database: str = "backtalk") -> str:
-        """SQLAlchemy address of a database on this server."""
-        return f"postgresql+psycopg://postgres@/{database}?host={quote(str(self.socket_folder), safe='/')}"
+    def url(self, database: str = "backtalk", *, user: str = "postgres") -> str:
+        """SQLAlchemy address of a database on this server; `postgres` has all rights on it."""
+        return f"postgresql+psycopg://{user}@/{database}?host={quote(str(self.socket_folder), safe='/')}"
 
     def create_database(self, name: str = "backtalk") -> str:
         """Make the database unless it is there; returns its address."""

@@ -20,7 +20,9 @@ mkdir -p deploy/secrets models_store
 chmod 700 deploy/secrets
 write postgres_password "$(random)"
 write redis_password "$(random)"
-write database_url "postgresql://backtalk:$(cat deploy/secrets/postgres_password)@postgres:5432/backtalk"
+# Migrations run as the owner of the tables, everything else as a role that the first migration makes.
+write migration_url "postgresql://backtalk:$(cat deploy/secrets/postgres_password)@postgres:5432/backtalk"
+write database_url "postgresql://backtalk_app:$(random)@postgres:5432/backtalk"
 write redis_url "redis://:$(cat deploy/secrets/redis_password)@redis:6379/0"
 
 # Not root in the containers, also where root runs this.

@@ -3,7 +3,7 @@
 import os
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 
 from backtalk.config import Settings
 from backtalk.tables import Base
@@ -37,10 +37,9 @@ def _run(connection: Connection) -> None:
 
 
 def _run_on_own_engine() -> None:
-    engine = create_engine(_url())
-    with engine.connect() as connection:
-        _run(connection)  # the advisory lock goes with the connection
-    engine.dispose()
+    # No pool: the advisory lock goes with the connection, also where a migration fails.
+    with create_engine(_url(), poolclass=NullPool).connect() as connection:
+        _run(connection)
 
 
 if context.is_offline_mode():

@@ -16,6 +16,7 @@ for _name in [name for name in os.environ if name.startswith("BACKTALK_")]:
 from backtalk import schema  # noqa: E402
 from backtalk.config import Settings  # noqa: E402
 from backtalk.db import Database, make_engine  # noqa: E402
+from backtalk.embedded import APPLICATION_ROLE  # noqa: E402
 from backtalk.servers import PostgresServer, RedisServer  # noqa: E402
 from backtalk.tables import Base  # noqa: E402
 from tests.backbones import tiny_folder as tiny_folder  # noqa: E402, PLC0414
@@ -50,13 +51,13 @@ def redis_server(server_folder: Path) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def migrated_url(postgres_server: PostgresServer) -> str:
     url = postgres_server.create_database()
-    schema.upgrade(url)
+    schema.prepare(postgres_server.url(user=APPLICATION_ROLE), url)
     return url
 
 
 @pytest.fixture
-def postgres_url(migrated_url: str) -> str:
-    """Address of a migrated and empty database."""
+def owner_url(migrated_url: str) -> str:
+    """Address of a migrated and empty database, for somebody with all rights on it."""
     with psycopg.connect(migrated_url.replace("+psycopg", ""), autocommit=True) as connection:
         # A connection that an earlier test left behind must neither hold rows nor write any more.
         connection.execute(
@@ -70,9 +71,17 @@ def postgres_url(migrated_url: str) -> str:
 
 
 @pytest.fixture
-def owner_url(postgres_url: str, migrated_url: str) -> str:
-    """The same database for somebody with all rights on it, whom triggers do not stop."""
-    return migrated_url
+def postgres_url(owner_url: str, postgres_server: PostgresServer) -> str:
+    """The same database as every process but the migration sees it."""
+    return postgres_server.url(user=APPLICATION_ROLE)
+
+
+@pytest.fixture
+def owner_database(owner_url: str) -> Iterator[Database]:
+    """For tests that do what the application may not: tamper, or pretend another migration."""
+    database = Database(make_engine(owner_url))
+    yield database
+    database.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`up` and `demo`: commands that run the stack."""
+"""`up`, `migrate` and `demo`: commands that run the stack, or make its database ready."""
 
 import sys
 from importlib.util import find_spec
@@ -30,6 +30,27 @@ def up(port: int | None, host: str | None, home: Path | None) -> None:
         stack.supervisor.say("up", f"ready at {info.address} (API documentation at {info.address}/docs)")
         stack.watch()
         stack.supervisor.say("up", "stopping")
+
+
+@click.command()
+@home_option
+def migrate(home: Path | None) -> None:
+    """Bring the database's schema up to date, and the rights of the application's role with it."""
+    from backtalk import embedded, schema
+    from backtalk.roles import name_of
+
+    with embedded.reach(load_settings(home=home), "migrate") as settings:
+        assert settings.database_url is not None
+        role = name_of(settings.database_url)
+        owner = name_of(settings.migration_url or settings.database_url)
+    click.echo(f"The schema is at revision {schema.newest_revision()}; it belongs to {owner}.")
+    if role == owner:
+        click.echo(
+            f"Processes connect as {role} too, who may change what is append-only: see docs/security.md.",
+            err=True,
+        )
+    else:
+        click.echo(f"Processes connect as {role}, who may only append to ledger, decisions and audit_log.")
 
 
 @click.command()

@@ -73,15 +73,15 @@ def test_swaps_and_predictions_are_counted(api: Api, tiny_folder: Path) -> None:
     assert 'backtalk_serving_version{model="animals"} 2.0' in figures
 
 
-def test_a_database_at_another_migration_is_503(api: Api, database: Database) -> None:
-    with database.transaction() as session:
+def test_a_database_at_another_migration_is_503(api: Api, owner_database: Database) -> None:
+    with owner_database.transaction() as session:
         head = session.scalar(text("SELECT version_num FROM alembic_version"))
         session.execute(text("UPDATE alembic_version SET version_num = 'older'"))
     try:
         problem = assert_problem(api.client.get("/readyz"), 503, "not-ready")
         assert "older" in problem["detail"]
     finally:
-        with database.transaction() as session:
+        with owner_database.transaction() as session:
             session.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head})
 
 

@@ -39,15 +39,13 @@ def prove(database: Database, noted_head: str | None = None) -> Proof:
 
 
 @pytest.fixture
-def tamper(owner_url: str) -> Callable[[str], None]:
+def tamper(owner_database: Database) -> Callable[[str], None]:
     """Changes the log as only somebody with all rights on the database can."""
 
     def change(statement: str) -> None:
-        owner = Database(make_engine(owner_url))
-        with owner.transaction() as session:
+        with owner_database.transaction() as session:
             session.execute(text("SET LOCAL session_replication_role = replica"))
             session.execute(text(statement))
-        owner.close()
 
     return change
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from backtalk import embeddings, promotion, verification
 from backtalk.callers import CLI
 from backtalk.champions import rewrite_models_config
+from backtalk.db import Database
 from backtalk.errors import ArtefactInvalid, Conflict, NothingToRollBack
 from backtalk.heads import Head
 from backtalk.ledger import append_entry
@@ -306,9 +307,9 @@ def test_a_broken_off_promotion_goes_on_where_it_stopped(system: System, model: 
     assert_verified(system)
 
 
-def test_verify_names_a_tampered_ledger(system: System, model: Model):
+def test_verify_names_a_tampered_ledger(system: System, owner_database: Database, model: Model):
     run_through(system, add_candidate(system, model, head(1.0)))
-    with system.db.transaction() as session:
+    with owner_database.transaction() as session:
         session.connection().exec_driver_sql("SET session_replication_role = replica")
         session.connection().exec_driver_sql("UPDATE ledger SET version = 1 WHERE seq = 2")
     problems = [f.problem for f in verification.verify(system, "animals") if f.subject == "ledger"]

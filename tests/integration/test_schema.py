@@ -63,14 +63,14 @@ def test_migration_files_are_named_by_number_verb_and_object() -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log"])
-def test_append_only_tables_refuse_changes(database: Database, statement: str) -> None:
-    with database.transaction() as session:
+def test_append_only_tables_refuse_changes(owner_database: Database, statement: str) -> None:
+    with owner_database.transaction() as session:
         audit.record(session, "user:alice", "user.sign-in", "user:alice")
-    with pytest.raises(IntegrityError, match="append-only"), database.transaction() as session:
+    with pytest.raises(IntegrityError, match="append-only"), owner_database.transaction() as session:
         session.execute(text(statement))
 
 
 @pytest.mark.parametrize("table", ["ledger", "decisions", "audit_log"])
-def test_append_only_tables_cannot_be_truncated(database: Database, table: str) -> None:
-    with pytest.raises(IntegrityError, match="append-only"), database.transaction() as session:
+def test_append_only_tables_cannot_be_truncated(owner_database: Database, table: str) -> None:
+    with pytest.raises(IntegrityError, match="append-only"), owner_database.transaction() as session:
         session.execute(text(f"TRUNCATE {table} CASCADE"))

@@ -159,6 +159,13 @@ def test_our_containers_get_only_settings_that_exist(name: str) -> None:
     assert {v.removesuffix("_FILE") for v in given if v.startswith("BACKTALK_")} <= known
 
 
+def test_only_the_migration_knows_the_owner_of_the_tables() -> None:
+    for name, service in services().items():
+        secrets = set(service.get("secrets", []))
+        assert ("migration_url" in secrets) == (name == "migrate"), name
+        assert "postgres_password" not in secrets or name == "postgres"
+
+
 def test_every_image_has_a_tag_that_is_not_latest() -> None:
     for service in services().values():
         _, _, tag = service["image"].partition(":")
@@ -283,7 +290,11 @@ def test_prepare_makes_secrets_that_fit_together_and_keeps_them(tmp_path: Path) 
     assert first["postgres_password"] != first["redis_password"]
     user, database = environment("postgres")["POSTGRES_USER"], environment("postgres")["POSTGRES_DB"]
     expected = f"postgresql://{user}:{first['postgres_password']}@postgres:5432/{database}"
-    assert first["database_url"] == expected
+    assert first["migration_url"] == expected
+    application = rf"postgresql://backtalk_app:([0-9a-f]{{48}})@postgres:5432/{database}"
+    found = re.fullmatch(application, first["database_url"])
+    assert found
+    assert found[1] not in {first["postgres_password"], first["redis_password"]}
     assert first["redis_url"] == f"redis://:{first['redis_password']}@redis:6379/0"
     run_as = (project / ".env").read_text()
     assert re.fullmatch(r"RUN_AS=[1-9]\d*\n", run_as)
@@ -302,5 +313,5 @@ def test_settings_take_what_prepare_made(tmp_path: Path, monkeypatch: pytest.Mon
             secret = value.removeprefix("/run/secrets/")
             monkeypatch.setenv(name, str(project / "deploy" / "secrets" / secret))
     settings = Settings.load()
-    assert str(settings.database_url).startswith("postgresql+psycopg://backtalk:")
+    assert str(settings.database_url).startswith("postgresql+psycopg://backtalk_app:")
     assert str(settings.redis_url).startswith("redis://:")
