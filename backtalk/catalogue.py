@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from backtalk.decisions import stands
 from backtalk.errors import InvalidCursor, ModelNotFound, RunNotFound, VersionNotFound
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
 from backtalk.tables import (
@@ -157,7 +158,7 @@ def list_ledger(
 def count_all(session: Session, model: Model) -> Counts:
     """What one model has now: seven cheap queries over indexes."""
     recent = Prediction.created_at > func.now() - timedelta(days=1)
-    decided = (Decision.model_id == model.id, Decision.counts)
+    decided = (Decision.model_id == model.id, Decision.counts, stands())
     return Counts(
         predictions_24h=_count(session, Prediction.model_id == model.id, recent),
         open_items=_count(session, ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None)),

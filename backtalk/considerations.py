@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backtalk.decisions import stands
 from backtalk.errors import ModelNotFound
 from backtalk.nights import find_latest_night, night_begins
 from backtalk.policy import Policy
@@ -135,7 +136,7 @@ def count_waiting(session: Session, model: Model, kind: RunKind) -> Waiting:
     )
     rows = session.execute(
         select(Decision.label, func.count(), func.max(Decision.id), func.max(Decision.created_at))
-        .where(Decision.model_id == model.id, Decision.counts, Decision.id > (cut or 0))
+        .where(Decision.model_id == model.id, Decision.counts, Decision.id > (cut or 0), stands())
         .group_by(Decision.label)
     ).all()
     return Waiting(

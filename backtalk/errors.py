@@ -42,6 +42,10 @@ class ItemNotFound(NotFound):
     pass
 
 
+class DecisionNotFound(NotFound):
+    pass
+
+
 class ImageNotFound(NotFound):
     pass
 
@@ -110,6 +114,10 @@ class RunActive(Conflict):
 
 class NothingToRollBack(Conflict):
     pass
+
+
+class CannotUndo(Conflict):
+    """Others have spoken since."""
 
 
 class IdempotencyKeyReused(InvalidInput):

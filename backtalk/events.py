@@ -41,6 +41,13 @@ class StatementApproved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecisionUndone(Event):
+    """A reviewer took a final decision back: it is counted no longer, and its item is open again."""
+
+    prediction_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NightlyCame(Event):
     pass
 

@@ -2,11 +2,15 @@
 
 from uuid import UUID
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, text
 from sqlalchemy.orm import Session
 
+from backtalk.callers import Caller
+from backtalk.decisions import stands
 from backtalk.states import ConfirmationState, CorrectionState, ItemKind
-from backtalk.tables import Confirmation, Correction, Decision, Prediction, ReviewItem
+from backtalk.tables import Confirmation, Correction, Decision, GroupMember, Model, Prediction, ReviewItem
+
+LEASE_S = 300
 
 _UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
 
@@ -46,28 +50,56 @@ def offer(session: Session, prediction: Prediction) -> ReviewItem | None:
     kind = ItemKind.AUDIT if newest is None else ItemKind.CORRECTION
     if item is None:
         item = ReviewItem(model_id=prediction.model_id, prediction_id=prediction.id, etag=1)
-        session.add(item)
     elif item.correction_id != (newest and newest.id):
         item.etag += 1
     item.kind = kind
-    item.correction_id = newest.id if newest else None
-    item.reported = newest.label if newest else None
+    describe(session, item, prediction, newest)
+    session.add(item)
     session.flush()
     return item
+
+
+def describe(
+    session: Session, item: ReviewItem, prediction: Prediction, correction: Correction | None
+) -> None:
+    """Copy into the row what the queue is sorted and filtered by."""
+    model = session.get_one(Model, prediction.model_id)
+    item.correction_id = correction.id if correction else None
+    item.reported = correction.label if correction else None
+    item.reporter = correction.reporter if correction else None
+    item.predicted = prediction.label
+    first, second = [*sorted(prediction.scores, reverse=True), 0.0, 0.0][:2]
+    item.margin = first - second
+    asked = item.reported or prediction.label
+    item.doubt = 1 - dict(zip(model.labels, prediction.scores, strict=False)).get(asked, 0.0)
+    if correction is not None and correction.suspicion is not None:
+        item.doubt = correction.suspicion
+    member = session.get(GroupMember, (prediction.model_id, prediction.image_id))
+    item.group_id = member.group_id if member else None
+
+
+def lease_to(session: Session, caller: Caller, *rows: ReviewItem) -> None:
+    """Nobody else is offered these items for `LEASE_S` seconds."""
+    until = session.scalar(select(func.now() + text(f"interval '{LEASE_S} s'")))
+    for item in rows:
+        item.leased_by, item.lease_until = caller.actor, until
+    session.flush()
 
 
 def offer_audit(session: Session, prediction: Prediction) -> None:
     """Ask a person whether this prediction is right, unless it is being asked already."""
     if find_open_item(session, prediction.id) is None:
-        session.add(
-            ReviewItem(model_id=prediction.model_id, prediction_id=prediction.id, kind=ItemKind.AUDIT, etag=1)
+        item = ReviewItem(
+            model_id=prediction.model_id, prediction_id=prediction.id, kind=ItemKind.AUDIT, etag=1
         )
+        describe(session, item, prediction, None)
+        session.add(item)
         session.flush()
 
 
 def _wants_person(session: Session, prediction: Prediction) -> bool:
     decided = exists().where(
-        Decision.prediction_id == prediction.id, Decision.final, Decision.actor != "policy"
+        Decision.prediction_id == prediction.id, Decision.final, Decision.actor != "policy", stands()
     )
     if prediction.audit and not session.scalar(select(decided)):
         return True

@@ -1,19 +1,22 @@
 """Who looks at which review item: leases that run out by themselves."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, any_, case, exists, func, literal, or_, select, text
+from sqlalchemy import ColumnElement, and_, any_, exists, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from backtalk.callers import Caller
+from backtalk.decisions import stands
 from backtalk.errors import ModelNotFound
+from backtalk.items import LEASE_S as LEASE_S  # noqa: PLC0414 - part of what this module offers
+from backtalk.items import lease_to
 from backtalk.policy import Policy
 from backtalk.rulings import etag_of
-from backtalk.states import Action, ItemKind
+from backtalk.states import RULINGS, ItemKind, Scope
 from backtalk.tables import Correction, Decision, Model, Prediction, ReviewItem
-
-LEASE_S = 300
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,16 @@ class ItemView:
     image_id: str
     etag: str  # the literal If-Match value
     lease_until: datetime
+    flagged_by: str | None  # who asked for an expert
+    group: int | None  # of near-duplicates
+    created_at: datetime
 
 
 def lease_items(session: Session, *, caller: Caller, model_name: str, limit: int = 10) -> list[ItemView]:
     """Lease up to `limit` items to the caller: first those that he holds, then the oldest free ones.
 
-    What he skipped comes last. Under `four_eyes` and `quorum` he gets nothing that he may not decide.
+    What he skipped comes last. Under `four_eyes` and `quorum` he gets nothing that he may not decide. What
+    was flagged goes to experts alone, and before everything else.
 
     Raises:
         ModelNotFound
@@ -49,35 +56,84 @@ def lease_items(session: Session, *, caller: Caller, model_name: str, limit: int
         raise ModelNotFound(f"There is no model {model_name!r}.")
     open_here = and_(ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None))
     held = and_(ReviewItem.leased_by == caller.actor, ReviewItem.lease_until > func.now())
-    free = or_(ReviewItem.lease_until.is_(None), ReviewItem.lease_until <= func.now())
     mine = list(
         session.scalars(
             select(ReviewItem).where(open_here, held).order_by(ReviewItem.id).limit(limit).with_for_update()
         )
     )
-    if len(mine) < limit:
-        statement = (
-            select(ReviewItem)
-            .where(open_here, free, *_may_decide(Policy.parse(model.policy), caller))
-            .order_by(case((literal(caller.actor) == any_(ReviewItem.skipped_by), 1), else_=0), ReviewItem.id)
-            .limit(limit - len(mine))
-            .with_for_update(skip_locked=True, of=ReviewItem)
+    skipped = literal(caller.actor) == any_(ReviewItem.skipped_by)
+    turns = [and_(ReviewItem.flagged_at.is_(None), ~skipped), skipped]
+    if caller.has(Scope.EXPERT):
+        turns.insert(0, and_(ReviewItem.flagged_at.is_not(None), ~skipped))
+    # One query a turn: sorted as a whole, a long queue would be read to its end for a handful of items.
+    for turn in turns:
+        if len(mine) < limit:
+            free = (open_here, turn, *_may_lease(Policy.parse(model.policy), caller))
+            mine += session.scalars(
+                select(ReviewItem)
+                .where(*free)
+                .order_by(ReviewItem.id)
+                .limit(limit - len(mine))
+                .with_for_update(skip_locked=True, of=ReviewItem)
+            )
+    return _lease(session, caller, mine)
+
+
+def lease_these(
+    session: Session, *, caller: Caller, model: Model, item_ids: Sequence[UUID], limit: int
+) -> list[ItemView]:
+    """Lease the first `limit` of these that are his already, or open and free; in their order."""
+    held = and_(ReviewItem.leased_by == caller.actor, ReviewItem.lease_until > func.now())
+    may = and_(*_may_lease(Policy.parse(model.policy), caller))
+    rows = session.scalars(
+        select(ReviewItem)
+        .where(
+            ReviewItem.id.in_(item_ids),
+            ReviewItem.model_id == model.id,
+            ReviewItem.closed_at.is_(None),
+            or_(held, may),
         )
-        mine += list(session.scalars(statement))
-    lease_until = session.scalar(select(func.now() + text(f"interval '{LEASE_S} s'")))
-    for item in mine:
-        item.leased_by, item.lease_until = caller.actor, lease_until
-    session.flush()
-    return [_view(session, item) for item in mine]
+        .with_for_update(skip_locked=True, of=ReviewItem)
+    )
+    places = {item_id: place for place, item_id in enumerate(item_ids)}
+    return _lease(session, caller, sorted(rows, key=lambda item: places[item.id])[:limit])
 
 
-def _may_decide(policy: Policy, caller: Caller) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def release_items(session: Session, *, caller: Caller, item_ids: Iterable[UUID]) -> None:
+    """Let others have what the caller holds and does not look at any more."""
+    session.execute(
+        update(ReviewItem)
+        .where(ReviewItem.id.in_(list(item_ids)), ReviewItem.leased_by == caller.actor)
+        .values(leased_by=None, lease_until=None)
+    )
+
+
+def _lease(session: Session, caller: Caller, rows: Sequence[ReviewItem]) -> list[ItemView]:
+    lease_to(session, caller, *rows)
+    # Read at once what the views below look up one by one.
+    ids = [item.prediction_id for item in rows]
+    predictions = {p.id: p for p in session.scalars(select(Prediction).where(Prediction.id.in_(ids)))}
+    wanted = [item.correction_id for item in rows if item.correction_id]
+    corrections = {c.id: c for c in session.scalars(select(Correction).where(Correction.id.in_(wanted)))}
+    return [
+        _view(item, predictions[item.prediction_id], corrections.get(item.correction_id))  # type: ignore[arg-type]
+        for item in rows
+    ]
+
+
+def _may_lease(policy: Policy, caller: Caller) -> list[ColumnElement[bool]]:
+    """Free, and the caller's to decide."""
+    conditions: list[ColumnElement[bool]] = [
+        or_(ReviewItem.lease_until.is_(None), ReviewItem.lease_until <= func.now())
+    ]
+    if not caller.has(Scope.EXPERT):
+        conditions.append(ReviewItem.flagged_at.is_(None))
     if policy.quorum > 1:
         decided = exists().where(
             Decision.item_id == ReviewItem.id,
             Decision.actor == caller.actor,
-            Decision.action != Action.SKIP,
+            Decision.action.in_(RULINGS),
+            stands(),
         )
         conditions.append(~decided)
     if policy.four_eyes:
@@ -89,9 +145,7 @@ def _may_decide(policy: Policy, caller: Caller) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _view(session: Session, item: ReviewItem) -> ItemView:
-    prediction = session.get_one(Prediction, item.prediction_id)
-    correction = session.get(Correction, item.correction_id) if item.correction_id else None
+def _view(item: ReviewItem, prediction: Prediction, correction: Correction | None) -> ItemView:
     assert item.lease_until is not None
     return ItemView(
         item=str(item.id),
@@ -108,4 +162,7 @@ def _view(session: Session, item: ReviewItem) -> ItemView:
         image_id=str(prediction.image_id),
         etag=etag_of(item),
         lease_until=item.lease_until,
+        flagged_by=item.flagged_by,
+        group=item.group_id,
+        created_at=item.created_at,
     )

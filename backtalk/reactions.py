@@ -7,6 +7,7 @@ REACTIONS: dict[type[events.Event], str] = {
     events.ConfirmationReceived: "review.prepare",
     events.AuditDrawn: "review.prepare",
     events.StatementApproved: "triggers.consider",
+    events.DecisionUndone: "triggers.consider",
     events.NightlyCame: "triggers.consider",
     events.ConsiderationDue: "triggers.consider",
     events.RunEnded: "triggers.consider",

@@ -5,18 +5,19 @@ from uuid import UUID
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from backtalk import audit, items
+from backtalk import items
 from backtalk.callers import POLICY, Caller
 from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
-from backtalk.errors import ItemChanged, ItemNotFound
+from backtalk.decisions import Submission, find_final, find_repeat, write
+from backtalk.errors import InvalidInput, ItemChanged, ItemNotFound, NotAllowed
 from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
 from backtalk.failpoints import around_commit
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.outbox import emit
 from backtalk.policy import Policy
 from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
-from backtalk.settling import settle
-from backtalk.states import Action, ConfirmationState, CorrectionState, Origin, ReviewPolicy, Side
+from backtalk.settling import remember, settle
+from backtalk.states import Action, ConfirmationState, CorrectionState, Origin, ReviewPolicy, Scope, Side
 from backtalk.suspicion import mark_corrections
 from backtalk.tables import (
     ApiKey,
@@ -67,14 +68,16 @@ def decide_item(
     action: Action,
     label: str | None = None,
     if_match: str | None,
+    submission: Submission | None = None,
 ) -> Decision:
-    """Take down a reviewer's decision.
+    """Take down a reviewer's decision. A submission that was taken down before gives the same decision.
 
     Raises:
         ItemNotFound: no such item.
         EtagMissing, ItemChanged: the caller did not say, or does not know, the item as it is now.
         UnknownLabel, InvalidInput, NotAllowed: the ruling cannot be made, or not by this caller.
     """
+    submission = submission or Submission()
     found = _find_item(session, item_id)
     around_commit(session, "decision")
     # The same order of locks as statements take: prediction, decisions, item.
@@ -82,25 +85,25 @@ def decide_item(
     model = session.get_one(Model, found.model_id)
     lock_decisions(session, model.id)
     item = session.get_one(ReviewItem, found.id, with_for_update=True, populate_existing=True)
+    repeated = find_repeat(session, caller, submission)
+    if repeated is not None:
+        return repeated
     if item.closed_at is not None:
         raise ItemChanged(_describe_decision(session, item))
     check_etag(item, if_match)
-    if action is Action.SKIP:
-        return _skip(session, item, caller)
+    if action in (Action.SKIP, Action.FLAG):
+        return _pass_on(session, item, caller, action, submission)
+    if item.flagged_at is not None and not caller.has(Scope.EXPERT):
+        raise NotAllowed("This item waits for an expert: it takes the scope `expert` to decide it.")
     correction = session.get(Correction, item.correction_id) if item.correction_id else None
     ruling = choose_ruling(model, prediction, item, correction, caller, action, label)
-    return _decide(session, model, prediction, item, caller, ruling.action, ruling.label)
+    return _decide(session, model, prediction, item, caller, ruling.action, ruling.label, submission)
 
 
-def count_open(session: Session, model_id: int) -> int:
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(ReviewItem)
-            .where(ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None))
-        )
-        or 0
-    )
+def count_open(session: Session, model_id: int, most: int | None = None) -> int:
+    """Open items of a model; with `most`, counting stops there, whatever the queue's length."""
+    rows = select(ReviewItem.id).where(ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None))
+    return session.scalar(select(func.count()).select_from(rows.limit(most).subquery())) or 0
 
 
 def ring_unprepared(session: Session) -> int:
@@ -201,42 +204,18 @@ def _follow_confirmations(session: Session, model: Model, prediction: Prediction
         )
 
 
-def _skip(session: Session, item: ReviewItem, caller: Caller) -> Decision:
+def _pass_on(
+    session: Session, item: ReviewItem, caller: Caller, action: Action, submission: Submission
+) -> Decision:
+    """Skip: to anybody else. Flag: to experts alone. Whoever passed it on gets it last."""
+    if action is Action.FLAG:
+        if item.flagged_at is not None:
+            raise InvalidInput("This item waits for an expert already; skip it.")
+        item.flagged_at, item.flagged_by = func.now(), caller.actor
+        item.etag += 1
     item.skipped_by = [*(a for a in item.skipped_by if a != caller.actor), caller.actor]
     item.leased_by = item.lease_until = None
-    return _write(session, item, caller, Action.SKIP, None, final=False)
-
-
-def _write(
-    session: Session,
-    item: ReviewItem,
-    caller: Caller,
-    action: Action,
-    label: str | None,
-    *,
-    final: bool,
-) -> Decision:
-    decision = Decision(
-        model_id=item.model_id,
-        item_id=item.id,
-        prediction_id=item.prediction_id,
-        action=action,
-        label=label,
-        actor=caller.actor,
-        final=final,
-        counts=final and label is not None,
-    )
-    session.add(decision)
-    session.flush()
-    if caller is not POLICY and action != Action.SKIP:
-        _log_decision(session, decision)
-    return decision
-
-
-def _log_decision(session: Session, decision: Decision) -> None:
-    model = session.get_one(Model, decision.model_id)
-    detail = {"decision": decision.id, "item": str(decision.item_id), "label": decision.label}
-    audit.record(session, decision.actor, f"decision.{decision.action}", f"model:{model.name}", **detail)
+    return write(session, item, caller, action, submission=submission)
 
 
 def _decide(
@@ -247,10 +226,12 @@ def _decide(
     caller: Caller,
     action: Action,
     label: str | None,
+    submission: Submission | None = None,
 ) -> Decision:
     """Write the decision and, where it is final, what follows from it."""
     final = is_final(session, model, item, caller, Ruling(action, label))
-    decision = _write(session, item, caller, action, label, final=final)
+    before = remember(session, prediction) if final else None
+    decision = write(session, item, caller, action, label, final=final, submission=submission, before=before)
     item.etag += 1
     item.leased_by = item.lease_until = None
     if not final:
@@ -272,12 +253,7 @@ def _decide(
 
 
 def _describe_decision(session: Session, item: ReviewItem) -> str:
-    decision = session.scalar(
-        select(Decision)
-        .where(Decision.item_id == item.id, Decision.final)
-        .order_by(Decision.id.desc())
-        .limit(1)
-    )
+    decision = find_final(session, item_id=item.id)
     if decision is None:
         return "This item is no longer open: what it was about was withdrawn."
     said = f"as {decision.label!r}" if decision.label else "as teaching nothing"

@@ -6,10 +6,11 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from backtalk.callers import POLICY, Caller
+from backtalk.decisions import list_rulings
 from backtalk.errors import EtagMissing, InvalidInput, ItemChanged, NotAllowed, UnknownLabel
 from backtalk.policy import Policy
 from backtalk.states import Action, CorrectionState, ItemKind, Scope
-from backtalk.tables import Correction, Decision, Model, Prediction, ReviewItem
+from backtalk.tables import Correction, Model, Prediction, ReviewItem
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def choose_ruling(
         if label not in model.labels:
             raise UnknownLabel(f"{model.name} has no label {label!r}.", labels=list(model.labels))
         return Ruling(action, label)
+    if action is Action.UNDO:
+        raise InvalidInput("An undo names the decision that it withdraws, not an item.")
     if label is not None:
         raise InvalidInput(f"`label` goes with relabel, not with {action}.")
     return Ruling(action, item.reported if item.kind == ItemKind.CORRECTION else prediction.label)
@@ -71,21 +74,17 @@ def _is_own(correction: Correction, caller: Caller) -> bool:
 def is_final(session: Session, model: Model, item: ReviewItem, caller: Caller, ruling: Ruling) -> bool:
     """One decision is final; with `quorum` 2 two must agree, and a disagreement goes to a third person.
 
+    What was flagged for an expert is settled by the first expert who decides it.
+
     Raises:
         NotAllowed: the caller has decided this item already, and another must.
     """
     if caller is POLICY or Policy.parse(model.policy).quorum == 1:
         return True
-    before = list(
-        session.scalars(
-            select(Decision)
-            .where(Decision.item_id == item.id, Decision.action != Action.SKIP)
-            .order_by(Decision.id)
-        )
-    )
+    before = list_rulings(session, item.id)
     if any(d.actor == caller.actor for d in before) and not caller.has(Scope.ADMIN):
         raise NotAllowed("You have decided this item; this model's policy (quorum) asks for somebody else.")
-    if len({d.label for d in before}) > 1:
+    if item.flagged_at is not None or len({d.label for d in before}) > 1:
         return True
     if _is_disputed(session, item):
         return True

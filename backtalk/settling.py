@@ -1,5 +1,6 @@
 """What follows from a final decision: for the statements about the prediction, and for its image's sample."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -12,11 +13,34 @@ from backtalk.tables import (
     Correction,
     Decision,
     GroupMember,
+    Image,
     ImageGroup,
     Model,
     Prediction,
     ReviewItem,
+    Sample,
 )
+
+_UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
+#: Of a sample that is revived.
+_KEPT = (
+    *("model_id", "image_id", "label", "split", "origin"),
+    *("by_person", "prediction_id", "decision_id", "key_id"),
+)
+
+
+def remember(session: Session, prediction: Prediction) -> dict[str, Any]:
+    """What a final decision is about to change: states by statement, and the image's live sample."""
+    corrections = session.scalars(
+        select(Correction).where(Correction.prediction_id == prediction.id, Correction.state.in_(_UNDECIDED))
+    )
+    confirmations = session.scalars(select(Confirmation).where(Confirmation.prediction_id == prediction.id))
+    sample = find_live_sample(session, prediction.model_id, prediction.image_id)
+    return {
+        "corrections": {str(row.id): row.state for row in corrections},
+        "confirmations": {str(row.id): row.state for row in confirmations},
+        "sample": sample.id if sample else None,
+    }
 
 
 def settle(
@@ -41,7 +65,7 @@ def _settle_statements(
     undecided = session.scalars(
         select(Correction).where(
             Correction.prediction_id == prediction.id,
-            Correction.state.in_((CorrectionState.PENDING, CorrectionState.DISPUTED)),
+            Correction.state.in_(_UNDECIDED),
         )
     )
     for correction in undecided:
@@ -49,15 +73,20 @@ def _settle_statements(
         correction.state = CorrectionState.APPROVED if right else CorrectionState.REJECTED
         correction.reviewed_at = func.now()
         correction.decision_id = decision.id
-    stands = decision.label == prediction.label
     session.execute(
         update(Confirmation)
         .where(
             Confirmation.prediction_id == prediction.id,
             Confirmation.state != ConfirmationState.RETRACTED,
         )
-        .values(state=ConfirmationState.ACTIVE if stands else ConfirmationState.RETRACTED)
+        .values(state=_confirmed_state(prediction, decision))
     )
+
+
+def _confirmed_state(prediction: Prediction, decision: Decision) -> ConfirmationState:
+    """What a decision makes of those who said that the prediction was right."""
+    right = decision.label == prediction.label
+    return ConfirmationState.ACTIVE if right else ConfirmationState.RETRACTED
 
 
 def _settle_sample(
@@ -107,3 +136,49 @@ def find_side(session: Session, model_id: int, image_id: UUID) -> Side | None:
         .where(GroupMember.model_id == model_id, GroupMember.image_id == image_id)
     )
     return Side(side) if side else None
+
+
+def unsettle(session: Session, prediction: Prediction, decision: Decision) -> Sample | None:
+    """Put statements and sample back as they were before a final decision that is being undone.
+
+    What changed since by other hands (a confirmation withdrawn, a new label for the image) stays as it is.
+
+    Returns: the sample that the decision had made and that is retracted now, if there was one.
+    """
+    before = decision.before or {}
+    _restore_statements(session, prediction, decision, before)
+    made = session.scalar(
+        select(Sample).where(Sample.decision_id == decision.id).order_by(Sample.id).limit(1)
+    )
+    live = find_live_sample(session, prediction.model_id, prediction.image_id, for_update=True)
+    if live is not None and live.decision_id == decision.id:
+        retract_samples(session, prediction.model_id, prediction.image_id)
+        session.flush()
+        live = None
+    if live is None and before.get("sample"):
+        _revive_sample(session, before["sample"])
+    return made
+
+
+def _restore_statements(
+    session: Session, prediction: Prediction, decision: Decision, before: dict[str, Any]
+) -> None:
+    for correction in session.scalars(select(Correction).where(Correction.decision_id == decision.id)):
+        if correction.state != CorrectionState.RETRACTED:
+            correction.state = before["corrections"][str(correction.id)]
+            correction.reviewed_at = correction.decision_id = None
+    made = _confirmed_state(prediction, decision)
+    for row_id, state in before.get("confirmations", {}).items():
+        confirmation = session.get(Confirmation, UUID(row_id))
+        if confirmation is not None and confirmation.state == made:
+            confirmation.state = state
+
+
+def _revive_sample(session: Session, sample_id: int) -> None:
+    """A new row like the one that was replaced: rows that were retracted stay so."""
+    old = session.get_one(Sample, sample_id)
+    if old.retraction_id is not None or session.get_one(Image, old.image_id).deleted_at is not None:
+        return
+    same = {name: getattr(old, name) for name in _KEPT}
+    session.add(Sample(**same))
+    session.flush()

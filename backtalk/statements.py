@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from backtalk.callers import Caller
 from backtalk.dataset import find_live_sample
 from backtalk.db import lock_model
+from backtalk.decisions import stands
 from backtalk.events import CorrectionReceived
 from backtalk.outbox import emit
 from backtalk.states import ConfirmationState, CorrectionState, Scope
@@ -65,7 +66,7 @@ def is_decided(session: Session, prediction_id: UUID, *, against: str | None = N
     """Whether the newest final decision stands (and, with `against`, says another label)."""
     decision = session.scalar(
         select(Decision)
-        .where(Decision.prediction_id == prediction_id, Decision.final)
+        .where(Decision.prediction_id == prediction_id, Decision.final, stands())
         .order_by(Decision.id.desc())
         .limit(1)
     )

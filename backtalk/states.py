@@ -89,7 +89,13 @@ class Action(StrEnum):
     APPROVE = "approve"
     RELABEL = "relabel"
     REJECT = "reject"
-    SKIP = "skip"
+    SKIP = "skip"  # somebody else may know
+    FLAG = "flag"  # an expert must decide
+    UNDO = "undo"  # withdraws an earlier decision of the same person
+
+
+#: What speaks about the item; the others only pass it on or take something back.
+RULINGS = (Action.APPROVE, Action.RELABEL, Action.REJECT)
 
 
 class Withdrawn(StrEnum):
@@ -110,6 +116,7 @@ class Scope(StrEnum):
     PREDICT = "predict"
     FEEDBACK = "feedback"
     REVIEW = "review"
+    EXPERT = "expert"
     TRAIN = "train"
     PROMOTE = "promote"
     ADMIN = "admin"

@@ -261,6 +261,13 @@ class Correction(Base):
             postgresql_where=text("state = 'pending'"),
         ),
         Index("ix_corrections_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")),
+        Index(
+            "ix_corrections_reporter",
+            "model_id",
+            "reporter",
+            "reviewed_at",
+            postgresql_where=text("state IN ('approved', 'rejected')"),
+        ),
     )
 
 
@@ -283,8 +290,14 @@ class Confirmation(Base):
     )
 
 
+_OPEN = text("closed_at IS NULL")
+
+
 class ReviewItem(Base):
-    """One thing for a reviewer to look at; at most one is open per prediction."""
+    """One thing for a reviewer to look at; at most one is open per prediction.
+
+    What the queue is sorted and filtered by stands in the row: an index brings a page of a long queue.
+    """
 
     __tablename__ = "review_items"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
@@ -293,10 +306,17 @@ class ReviewItem(Base):
     kind: Mapped[str]
     correction_id: Mapped[UUID | None] = mapped_column(ForeignKey("corrections.id"))
     reported: Mapped[str | None]  # the newest reported label
+    reporter: Mapped[str | None]  # who reported it
+    predicted: Mapped[str]
+    margin: Mapped[float] = mapped_column(REAL)  # of the prediction: highest score less the second
+    doubt: Mapped[float] = mapped_column(REAL)  # in the label in question: `suspicion`, else 1 less its score
+    group_id: Mapped[int | None] = mapped_column(ForeignKey("image_groups.id"))  # of near-duplicates
     etag: Mapped[int] = mapped_column(server_default=text("1"))  # rises with each change that matters
     leased_by: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     skipped_by: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    flagged_at: Mapped[datetime | None]  # since when it waits for an expert
+    flagged_by: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     closed_at: Mapped[datetime | None]
     __table_args__ = (
@@ -306,13 +326,25 @@ class ReviewItem(Base):
             "AND (kind = 'correction') = (reported IS NOT NULL)",
             name="reported_with_correction",
         ),
+        Index("uq_review_items_open", "prediction_id", unique=True, postgresql_where=_OPEN),
+        Index("ix_review_items_queue", "model_id", "id", postgresql_where=_OPEN),
+        Index("ix_review_items_margin", "model_id", "margin", "id", postgresql_where=_OPEN),
+        Index("ix_review_items_doubt", "model_id", "doubt", "id", postgresql_where=_OPEN),
+        Index("ix_review_items_pair", "model_id", "predicted", "reported", "id", postgresql_where=_OPEN),
+        Index("ix_review_items_group", "model_id", "group_id", postgresql_where=_OPEN),
+        Index("ix_review_items_reporter", "model_id", "reporter", "id", postgresql_where=_OPEN),
         Index(
-            "uq_review_items_open",
-            "prediction_id",
-            unique=True,
-            postgresql_where=text("closed_at IS NULL"),
+            "ix_review_items_flagged",
+            "model_id",
+            "id",
+            postgresql_where=text("closed_at IS NULL AND flagged_at IS NOT NULL"),
         ),
-        Index("ix_review_items_queue", "model_id", "id", postgresql_where=text("closed_at IS NULL")),
+        Index(
+            "ix_review_items_leased",
+            "leased_by",
+            "model_id",
+            postgresql_where=text("closed_at IS NULL AND leased_by IS NOT NULL"),
+        ),
     )
 
 
@@ -325,15 +357,29 @@ class Decision(Base):
     item_id: Mapped[UUID] = mapped_column(ForeignKey("review_items.id"), index=True)
     prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"), index=True)
     action: Mapped[str]
-    label: Mapped[str | None]  # the right label; null for reject and skip
+    label: Mapped[str | None]  # the right label; null for reject, skip, flag and undo
     actor: Mapped[str]  # `user:alice`, `key:<id>` or `policy`
-    final: Mapped[bool]  # false for a skip, and for the first of a quorum
-    counts: Mapped[bool]  # final and with a right label: what triggers count
+    final: Mapped[bool]  # false for skip, flag and undo, and for the first of a quorum
+    counts: Mapped[bool]  # final and with a right label: what triggers count, unless it was undone
+    undoes: Mapped[int | None] = mapped_column(ForeignKey("decisions.id"))  # what an undo withdraws
+    request_id: Mapped[UUID | None]  # given by who decides: a repeat finds the decision that it made
+    batch_id: Mapped[UUID | None]  # the same for all that were decided with one press
+    before: Mapped[Json | None]  # states of statements and the sample as they were, for an undo
     created_at: Mapped[datetime] = _now()
     __table_args__ = (
         _one_of("action", states.Action),
+        CheckConstraint("(action = 'undo') = (undoes IS NOT NULL)", name="undo_names_decision"),
         CheckConstraint("NOT counts OR (final AND label IS NOT NULL)", name="counts_with_label"),
         Index("ix_decisions_counted", "model_id", "id", postgresql_where=text("counts")),
+        Index("uq_decisions_undoes", "undoes", unique=True, postgresql_where=text("undoes IS NOT NULL")),
+        Index(
+            "uq_decisions_request",
+            "actor",
+            "request_id",
+            unique=True,
+            postgresql_where=text("request_id IS NOT NULL"),
+        ),
+        Index(None, "model_id", "actor", "created_at"),
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from backtalk.considerations import RING_AGAIN, Scene, Waiting, find_active_run
+from backtalk.decisions import stands
 from backtalk.nights import day_begins, next_midnight
 from backtalk.policy import Policy
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind, RunState
@@ -146,7 +147,7 @@ def _debounce(session: Session, scene: Scene, wish: Wish) -> Refusal | None:
         return None
     enough_at = session.scalar(
         select(Decision.created_at)
-        .where(Decision.model_id == scene.model.id, Decision.counts, Decision.id > waiting.cut)
+        .where(Decision.model_id == scene.model.id, Decision.counts, Decision.id > waiting.cut, stands())
         .order_by(Decision.id)
         .offset(policy.min_approved - 1)
         .limit(1)

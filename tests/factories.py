@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from backtalk import states, tables
+from backtalk import items, states, tables
 
 BACKBONE_DIGEST = "b" * 64
 LABELS = ("cat", "dog")
@@ -127,10 +127,10 @@ def make_item(
     values = {
         "model_id": prediction.model_id,
         "kind": states.ItemKind.CORRECTION if correction else states.ItemKind.AUDIT,
-        "correction_id": correction.id if correction else None,
-        "reported": correction.label if correction else None,
     } | values
-    return add(session, tables.ReviewItem(prediction_id=prediction.id, **values))
+    row = tables.ReviewItem(prediction_id=prediction.id, **values)
+    items.describe(session, row, prediction, correction)
+    return add(session, row)
 
 
 def make_decision(

@@ -1,6 +1,7 @@
 """The review queue: items leased to the caller, their pictures, and decisions."""
 
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from flask import Response, g
@@ -40,7 +41,7 @@ class Etag(BaseModel):
 
 
 class DecisionBody(Body):
-    action: Action
+    action: Literal[Action.APPROVE, Action.RELABEL, Action.REJECT, Action.SKIP, Action.FLAG]
     label: Line | None = Field(None, description="The right label; for `relabel` alone.")
 
 
@@ -74,7 +75,7 @@ class Decided(Answer):
     item: str
     action: Action
     label: str | None = Field(description="The right label; null for reject and skip.")
-    final: bool = Field(description="False for a skip, and for the first of two reviewers.")
+    final: bool = Field(description="False for a skip or a flag, and for the first of two reviewers.")
 
 
 @blueprint.get(
@@ -101,7 +102,8 @@ def lease_items(path: ModelPath, query: QueueQuery) -> Response:
 def decide_item(path: ItemPath, header: Etag, body: DecisionBody) -> Response:
     """Approve: the reported label is right (correction), the prediction is right (audit).
 
-    Relabel: another label is right. Reject: nothing to learn here. Skip: give it to somebody else.
+    Relabel: another label is right. Reject: nothing to learn here. Skip: give it to somebody else. Flag: give
+    it to an expert.
     """
     with get_backend().system.db.transaction() as session:
         made = review.decide_item(

@@ -10,9 +10,10 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue
+from backtalk.decisions import find_final, stands
 from backtalk.errors import ImageNotFound, ItemNotFound
 from backtalk.policy import Policy
-from backtalk.states import Action, CorrectionState
+from backtalk.states import RULINGS, CorrectionState
 from backtalk.tables import (
     Correction,
     Decision,
@@ -50,16 +51,13 @@ def check_item_of(session: Session, model: Model, item_id: str) -> None:
 
 def find_ruling(session: Session, item_id: str) -> Ruling | None:
     """Who decided the item and how; None where it is open or was withdrawn."""
-    row = session.execute(
-        select(Decision, func.extract("epoch", func.now() - Decision.created_at))
-        .where(Decision.item_id == UUID(item_id), Decision.final)
-        .order_by(Decision.id.desc())
-        .limit(1)
-    ).one_or_none()
-    if row is None:
+    decision = find_final(session, item_id=UUID(item_id))
+    if decision is None:
         return None
-    decision, seconds = row
-    return Ruling(decision.action, decision.label, decision.actor, float(seconds))
+    now = session.scalar(select(func.clock_timestamp()))
+    assert now is not None
+    seconds = (now - decision.created_at).total_seconds()
+    return Ruling(decision.action, decision.label, decision.actor, seconds)
 
 
 def find_disputed(session: Session, correction_ids: Iterable[str | None]) -> set[str]:
@@ -70,14 +68,15 @@ def find_disputed(session: Session, correction_ids: Iterable[str | None]) -> set
 
 
 def count_decided_today(session: Session, model: Model, actor: str) -> int:
-    """Decisions that this person took since midnight where the model is at home; skips do not count."""
+    """Rulings of this person since midnight where the model is at home, less those taken back."""
     here = ZoneInfo(Policy.parse(model.policy).timezone)
     midnight = datetime.now(here).replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
     rows = select(func.count()).where(
         Decision.model_id == model.id,
         Decision.actor == actor,
-        Decision.action != Action.SKIP,
+        Decision.action.in_(RULINGS),
         Decision.created_at >= midnight,
+        stands(),
     )
     return session.scalar(rows) or 0
 
