@@ -40,7 +40,8 @@ def mark_corrections(session: Session, prediction: Prediction) -> None:
     model = session.get_one(Model, prediction.model_id)
     neighbours = find_neighbours(session, model, prediction.image_id)
     for correction in corrections:
-        score = prediction.scores[model.labels.index(correction.label)]
+        at = model.labels.index(correction.label)
+        score = prediction.scores[at] if at < len(prediction.scores) else 0.0  # where none were recorded
         found = weigh(correction.label, prediction.label, score, neighbours)
         correction.suspicion, correction.mark = found.value, found.reason
     session.flush()
