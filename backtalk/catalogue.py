@@ -164,10 +164,16 @@ def count_all(session: Session, model: Model) -> Counts:
         open_items=_count(session, ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None)),
         corrections=_count_by(session, Correction.state, Correction.model_id == model.id),
         decided=_count(session, *decided),
-        decided_new=_count(session, *decided, Decision.id > _last_cut(model)),
+        decided_new=count_decided_new(session, model),
         samples=_count_by(session, Sample.split, Sample.model_id == model.id, Sample.retracted_at.is_(None)),
         active_runs=_count(session, Run.model_id == model.id, Run.state.in_(ACTIVE_RUN_STATES)),
     )
+
+
+def count_decided_new(session: Session, model: Model) -> int:
+    """Decided statements with a right label after the snapshot cut of the last head run with a verdict."""
+    decided = (Decision.model_id == model.id, Decision.counts, stands())
+    return _count(session, *decided, Decision.id > _last_cut(model))
 
 
 def _last_cut(model: Model) -> ColumnElement[int]:

@@ -138,18 +138,13 @@ def find_side(session: Session, model_id: int, image_id: UUID) -> Side | None:
     return Side(side) if side else None
 
 
-def unsettle(session: Session, prediction: Prediction, decision: Decision) -> Sample | None:
+def unsettle(session: Session, prediction: Prediction, decision: Decision) -> None:
     """Put statements and sample back as they were before a final decision that is being undone.
 
     What changed since by other hands (a confirmation withdrawn, a new label for the image) stays as it is.
-
-    Returns: the sample that the decision had made and that is retracted now, if there was one.
     """
     before = decision.before or {}
     _restore_statements(session, prediction, decision, before)
-    made = session.scalar(
-        select(Sample).where(Sample.decision_id == decision.id).order_by(Sample.id).limit(1)
-    )
     live = find_live_sample(session, prediction.model_id, prediction.image_id, for_update=True)
     if live is not None and live.decision_id == decision.id:
         retract_samples(session, prediction.model_id, prediction.image_id)
@@ -157,7 +152,6 @@ def unsettle(session: Session, prediction: Prediction, decision: Decision) -> Sa
         live = None
     if live is None and before.get("sample"):
         _revive_sample(session, before["sample"])
-    return made
 
 
 def _restore_statements(

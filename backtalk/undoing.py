@@ -65,16 +65,18 @@ def undo_decision(
     model = session.get_one(Model, decision.model_id)
     lock_decisions(session, model.id)
     item = session.get_one(ReviewItem, decision.item_id, with_for_update=True, populate_existing=True)
-    earlier = session.scalar(select(Decision).where(Decision.undoes == decision.id))
-    if earlier is not None:
-        return Undone(earlier, item, Learned())
+    learned = find_learned(session, model, decision)
+    undo = session.scalar(select(Decision).where(Decision.undoes == decision.id))
+    if undo is not None:
+        return Undone(undo, item, learned)
     _refuse_overruling(session, prediction, item, decision)
-    made = unsettle(session, prediction, decision) if decision.final else None
+    if decision.final:
+        unsettle(session, prediction, decision)
     _reopen(session, item, decision, caller)
     undo = write(session, item, caller, Action.UNDO, submission=submission, undoes=decision.id)
     if decision.counts:
         emit(session, DecisionUndone(model_id=model.id, prediction_id=str(prediction.id)))
-    return Undone(undo, item, find_learned(session, model, made) if made else Learned())
+    return Undone(undo, item, learned)
 
 
 def _refuse_overruling(
@@ -129,8 +131,12 @@ WHERE r.model_id = :model AND :sample = ANY (f.sample_ids)
 """
 
 
-def find_learned(session: Session, model: Model, sample: Sample) -> Learned:
-    """Runs and versions whose snapshot holds the sample, and the verdicts that it had a part in."""
+def find_learned(session: Session, model: Model, decision: Decision) -> Learned:
+    """Runs and versions whose snapshot holds the decision's sample, and verdicts that it had a part in."""
+    made = select(Sample).where(Sample.decision_id == decision.id).order_by(Sample.id).limit(1)
+    sample = session.scalar(made)
+    if sample is None:
+        return Learned()
     values = {"model": model.id, "live": model.live_version, "sample": sample.id}
     rows = session.execute(text(_USERS), values).all()
     active = [row for row in rows if row.state in ACTIVE_RUN_STATES]

@@ -34,13 +34,13 @@ class Card:
 def make_card(session: Session, model: Model) -> Card:
     found = find_outlook(session, model)
     line = f"{found.approved} of {found.wanted} approved towards the next run. {found.sentence}"
-    return Card(model, review.count_open(session, model.id), line)
+    return Card(model, review.count_open(session, model.id, 1001), line)
 
 
 def find_outlook(session: Session, model: Model) -> Outlook:
     """Counted are decided statements since the snapshot of the last run that reached a verdict."""
     policy = triggers.get_policy(model)
-    approved = catalogue.count_all(session, model).decided_new
+    approved = catalogue.count_decided_new(session, model)
     last = queries.find_last_run(session, model)
     check = queries.find_last_check(session, model)
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The review view and the JSON that it talks: lease, decide, pictures."""
+"""The review view, and what it asks for while it is open: leases and pictures."""
 
 from typing import Any
 
@@ -7,18 +7,20 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue, images, leases, review
-from backtalk.errors import InvalidInput, ItemChanged
+from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
-from backtalk.states import Action, Scope
+from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.review import queries, words
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
-from services.review.site import blueprint, render_error
+from services.review.site import blueprint
 
 PICTURE_SIDE = 1024  # pixels: enough for the stage on most screens, 100 to 300 kB as JPEG
 MAX_LEASE = 50
+MAX_RELEASE = 200
+COUNTED_MOST = 1000  # beyond that the page says “1,000+”: nobody needs it more exactly, and it stays quick
 
 
 @blueprint.get("/review/<model_name>")
@@ -26,13 +28,15 @@ MAX_LEASE = 50
 def show_queue(model_name: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        counts = _count(session, model)
+        counts = count_for_caller(session, model)
     data = {
         "model": model.name,
         "labels": model.labels,
         "reviewer": g.caller.name,
+        "countedMost": COUNTED_MOST,
         "lease": url_for("pages.lease", model_name=model.name),
-        "decide": url_for("pages.decide", model_name=model.name, item_id="ITEM"),
+        "answers": url_for("pages.take_answers", model_name=model.name),
+        "release": url_for("pages.release", model_name=model.name),
         "words": REVIEW_VIEW,
     }
     return render_template("pages/queue.html", model=model, counts=counts, data=data)
@@ -49,40 +53,23 @@ def lease(model_name: str) -> ResponseReturnValue:
         model = catalogue.get_model(session, model_name)
         leased = leases.lease_items(session, caller=g.caller, model_name=model.name, limit=limit)
         disputed = queries.find_disputed(session, [view.correction for view in leased])
-        counts = _count(session, model)
-    items = [_show(model, view, view.correction in disputed) for view in leased]
+        counts = count_for_caller(session, model)
+    items = [show_item(model, view, view.correction in disputed) for view in leased]
     return {"items": items, "counts": counts}
 
 
-@blueprint.post("/review/<model_name>/items/<item_id>/decision")
+@blueprint.post("/review/<model_name>/release")
 @needs(Scope.REVIEW)
-def decide(model_name: str, item_id: str) -> ResponseReturnValue:
-    """Decide one item; 412 with what was decided where somebody else was first."""
-    action, label = _read_decision()
-    db = get_backend().system.db
-    try:
-        with db.transaction() as session:
-            model = catalogue.get_model(session, model_name)
-            queries.check_item_of(session, model, item_id)
-            decision = review.decide_item(
-                session,
-                caller=g.caller,
-                item_id=item_id,
-                action=action,
-                label=label,
-                if_match=request.headers.get("If-Match"),
-            )
-            counts = _count(session, model)
-    except ItemChanged as error:
-        with db.reading() as session:
-            decided = queries.find_ruling(session, item_id)
-        return render_error(412, "ItemChanged", error.message, decided=words.ruling(decided, g.caller))
-    return {
-        "action": decision.action,
-        "label": decision.label,
-        "final": decision.final,
-        "counts": counts,
-    }
+def release(model_name: str) -> ResponseReturnValue:
+    """A view that closes lets others have what it had leased and nobody has answered."""
+    ids = read_json().get("items")
+    if not isinstance(ids, list) or len(ids) > MAX_RELEASE:
+        raise InvalidInput(f"`items` is a list of {MAX_RELEASE} ids at most.")
+    keys = [key for key in (catalogue.parse_id(str(one)) for one in ids) if key]
+    with get_backend().system.db.transaction() as session:
+        catalogue.get_model(session, model_name)
+        leases.release_items(session, caller=g.caller, item_ids=keys)
+    return "", 204
 
 
 @blueprint.get("/review/<model_name>/images/<image_id>")
@@ -107,14 +94,15 @@ def send_picture(model_name: str, image_id: str) -> ResponseReturnValue:
     return response
 
 
-def _count(session: Session, model: Model) -> dict[str, int]:
+def count_for_caller(session: Session, model: Model) -> dict[str, int]:
+    """Open items (counted up to one more than `COUNTED_MOST`), and what the caller decided today."""
     return {
-        "open": review.count_open(session, model.id),
+        "open": review.count_open(session, model.id, COUNTED_MOST + 1),
         "today": queries.count_decided_today(session, model, g.caller.actor),
     }
 
 
-def _show(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
+def show_item(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
     return {
         "item": view.item,
         "kind": view.kind,
@@ -126,6 +114,7 @@ def _show(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
         "mark": view.mark,
         "reporter": view.reporter,
         "image": url_for("pages.send_picture", model_name=model.name, image_id=view.image_id),
+        "flagged": words.actor(view.flagged_by) if view.flagged_by else None,
         "etag": view.etag,
         "lease_until": view.lease_until.isoformat(),
     }
@@ -137,11 +126,3 @@ def read_json() -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInput("Send a JSON object.")
     return body
-
-
-def _read_decision() -> tuple[Action, str | None]:
-    body = read_json()
-    action, label = body.get("action"), body.get("label")
-    if action not in list(Action) or not isinstance(label, str | None):
-        raise InvalidInput(f"`action` is one of {', '.join(Action)}; `label` is a word or null.")
-    return Action(action), label

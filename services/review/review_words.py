@@ -1,9 +1,39 @@
 """The sentences of the review view; its module gets them as data, so that one place holds them all."""
 
-REVIEW_VIEW = {
+from backtalk.undoing import Learned
+
+#: What focus view and grid both say.
+SENDING = {
+    "did": {
+        "approve": "Approved as “{label}”.",
+        "relabel": "Relabelled as “{label}”.",
+        "reject": "Rejected: nothing is learned from it.",
+        "skip": "Skipped: it comes back last.",
+        "flag": "Flagged: an expert decides it.",
+    },
+    "sent": "All sent",
+    "sending": "Sending {n}",
+    "notSent": "{n} not sent",
+    "stuck": {
+        "network": "{n} of your answers could not be sent yet. They are kept here and tried again.",
+        "signed-out": "You are signed out. {n} of your answers are kept here; sign in and they are sent.",
+        "stale": "This page is out of date. {n} of your answers are kept; reload the page and they are sent.",
+    },
+    "late": "{what} Yours did not count: {mine}",
+    "refused": "Not taken: {mine} {why}",
+    "changedMeanwhile": "A new report came in while you answered, so it did not count. It comes again.",
+    "undone": "Taken back: {mine}",
+    "notUndone": "Not taken back: {mine} {why}",
+    "nothingToUndo": "Nothing to take back: the last ten answers of this tab can be.",
+    "undoing": "{mine} This was taken back.",
+    "manyOpen": "{n}+",
+}
+
+REVIEW_VIEW = SENDING | {
     "audit": "Drawn at random",
     "correction": "Reported as wrong",
     "disputed": "Disputed",
+    "flagged": "Flagged by {flagged}",
     "askAudit": {
         "said": "Nobody has complained about this one.",
         "ask": "The model says {predicted}. Is the prediction right?",
@@ -19,23 +49,6 @@ REVIEW_VIEW = {
     "approve": "Approve “{label}”",
     "pictureAlt": "The picture to review",
     "pictureGone": "The picture is gone: deleted, or not kept. Reject it: nothing is learned from it then.",
-    "did": {
-        "approve": "Approved as “{label}”.",
-        "relabel": "Relabelled as “{label}”.",
-        "reject": "Rejected: nothing is learned from it.",
-        "skip": "Skipped: it comes back last.",
-    },
-    "sent": "All sent",
-    "sending": "Sending {n}",
-    "notSent": "{n} not sent",
-    "stuck": {
-        "network": "{n} of your answers could not be sent yet. They are kept here and tried again.",
-        "signed-out": "You are signed out. {n} of your answers are kept here; sign in and they are sent.",
-        "stale": "This page is out of date. {n} of your answers are kept; reload the page and they are sent.",
-    },
-    "late": "{what} Yours did not count: {mine}",
-    "refused": "Not taken: {mine} {why}",
-    "changedMeanwhile": "A new report came in while you answered, so it did not count. It comes again.",
     "reportArrived": "A report about this picture has just come in.",
     "waitsForSecond": "Taken down; a second reviewer must agree.",
     "leaseFailed": "The next pictures could not be fetched. Trying again.",
@@ -43,6 +56,33 @@ REVIEW_VIEW = {
     "emptyText": "When an app reports a wrong answer, or a prediction is drawn at random, it appears here "
     "by itself. For more random ones raise audit_share in the policy.",
     "othersTitle": "Nothing for you just now",
-    "othersText": "Other reviewers hold the {open} that are open, or you may not decide them. "
-    "What they leave comes here by itself.",
+    "othersText": "Other reviewers hold the {open} that are open, they wait for an expert, or you may not "
+    "decide them. What is left comes here by itself.",
 }
+
+
+def learned_sentence(learned: Learned) -> str | None:
+    """What an undo does not undo; None where nothing has learned from the answer."""
+    said = []
+    if learned.training:
+        said.append("A run is learning from it just now, and goes on with it.")
+    if learned.versions:
+        said.append(_say_versions(learned))
+    if learned.judged:
+        runs = "run was" if learned.judged == 1 else "runs were"
+        said.append(f"{learned.judged} {runs} judged with it; those verdicts stand.")
+    if not said:
+        return None
+    begin = "Your answer is taken back, but not what was made of it."
+    return " ".join([begin, *said, "The next run leaves it out."])
+
+
+def _say_versions(learned: Learned) -> str:
+    names = ", ".join(str(number) for number in learned.versions)
+    said = f"Version {names} has" if len(learned.versions) == 1 else f"Versions {names} have"
+    if not learned.live:
+        return f"{said} learned from it; the live version has not."
+    return (
+        f"{said} learned from it, and so has the live version: it answers as before until another one is "
+        "promoted, or until somebody rolls back."
+    )

@@ -94,6 +94,11 @@ def thousands(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
+def bounded(number: int, most: int = 1000) -> str:
+    """A count that stopped one beyond `most`: `1,000+`."""
+    return f"{thousands(most)}+" if number > most else thousands(number)
+
+
 def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 

@@ -1,13 +1,23 @@
 // Answers wait here until the server has taken them. They lie in localStorage, so that neither a lost
-// network nor a closed tab loses one. Sending one twice does no harm: the server takes the first alone.
+// network nor a closed tab loses one. Each has an id of its own: sent twice, it is taken down once.
 
 const RETRY_S = [1, 2, 4, 8, 15, 30];
+const AT_ONCE = 50; // answers in one request; a request that outlives its page holds 64 kB at most
+
+/** A random UUID. (crypto.randomUUID is missing where a page is served without HTTPS.) */
+export function makeId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
 
 export class Outbox {
   /**
    * @param {string} prefix  of the names in localStorage: one per reviewer and model
-   * @param {(answer: object) => Promise<Response>} post
-   * @param {{taken: Function, late: Function, refused: Function, changed: Function}} on
+   * @param {(answers: object[]) => Promise<Response>} post
+   * @param {{settled: (answer: object, result: object) => void, counted: (counts: object) => void, changed: () => void}} on
    */
   constructor(prefix, post, on) {
     this.prefix = prefix;
@@ -24,11 +34,39 @@ export class Outbox {
     return this.waiting.length;
   }
 
-  add(answer) {
-    const kept = { ...answer, at: Date.now() };
-    this.waiting.push(kept);
-    this.#keep(kept);
+  /** An answer with `etag: null` waits for the undo before it, which says how the item is then. */
+  add(...answers) {
+    for (const answer of answers) {
+      const kept = { ...answer, at: Date.now() + this.waiting.length / 1000, tried: false };
+      this.waiting.push(kept);
+      this.#keep(kept);
+    }
     this.send();
+  }
+
+  /** True if the answer was still here and never sent: then nothing was decided. */
+  cancel(id) {
+    const at = this.waiting.findIndex((answer) => answer.id === id && !answer.tried);
+    if (at < 0) return false;
+    this.#forget(...this.waiting.splice(at, 1));
+    return true;
+  }
+
+  /** The undo is through: what was answered about the item since may go. */
+  release(item, etag) {
+    for (const answer of this.waiting) {
+      if (answer.item !== item || answer.etag !== null || answer.action === "undo") continue;
+      answer.etag = etag;
+      this.#keep(answer);
+    }
+  }
+
+  /** The undo was refused: what was answered about the item since has no ground. Returns those answers. */
+  drop(item) {
+    const lost = this.waiting.filter((answer) => answer.item === item && answer.etag === null && answer.action !== "undo");
+    this.waiting = this.waiting.filter((answer) => !lost.includes(answer));
+    this.#forget(...lost);
+    return lost;
   }
 
   /** Send what waits, in order; what fails is tried again later. */
@@ -37,7 +75,7 @@ export class Outbox {
     this.busy = true;
     clearTimeout(this.timer);
     this.on.changed();
-    while (this.waiting.length && (await this.#sendFirst())) this.on.changed();
+    while (this.waiting.length && (await this.#sendSome())) this.on.changed();
     this.busy = false;
     if (this.waiting.length && !this.blocked) {
       const wait_s = RETRY_S[Math.min(this.failures, RETRY_S.length) - 1] ?? 1;
@@ -46,26 +84,43 @@ export class Outbox {
     this.on.changed();
   }
 
-  /** True if the first answer is settled, one way or the other. */
-  async #sendFirst() {
-    const answer = this.waiting[0];
+  /** The page is being left: what waits is sent once more, and the browser carries it to its end. */
+  flush() {
+    const ready = this.#ready();
+    for (const answer of ready) answer.tried = true;
+    if (ready.length) this.post(ready.map(bare)).catch(() => {}); // it stays in localStorage for the next visit
+  }
+
+  /** The first answers up to one that waits for an undo. */
+  #ready() {
+    const end = this.waiting.findIndex((answer) => answer.etag === null && answer.action !== "undo");
+    return this.waiting.slice(0, Math.min(AT_ONCE, end < 0 ? AT_ONCE : end));
+  }
+
+  /** True if the first answers are settled, one way or the other. */
+  async #sendSome() {
+    const sending = this.#ready();
+    if (!sending.length) return false;
+    for (const answer of sending) {
+      answer.tried = true;
+      this.#keep(answer);
+    }
     let response, body;
     try {
-      response = await this.post(answer);
+      response = await this.post(sending.map(bare));
       body = await response.json();
     } catch {
       return this.#failed(null);
     }
     if (response.status === 401) return this.#failed("signed-out");
     if (body.condition === "StalePage") return this.#failed("stale");
-    if (response.status === 429 || response.status >= 500) return this.#failed(null);
+    if (!response.ok) return this.#failed(null);
     this.failures = 0;
     this.blocked = null;
-    this.waiting.shift();
-    this.#forget(answer);
-    if (response.ok) this.on.taken(answer, body);
-    else if (response.status === 412) this.on.late(answer, body);
-    else this.on.refused(answer, body);
+    this.waiting = this.waiting.filter((answer) => !sending.includes(answer));
+    this.#forget(...sending);
+    this.on.counted(body.counts);
+    body.results.forEach((result, i) => this.on.settled(sending[i], result));
     return true;
   }
 
@@ -87,17 +142,22 @@ export class Outbox {
 
   #keep(answer) {
     try {
-      localStorage.setItem(this.prefix + answer.item, JSON.stringify(answer));
+      localStorage.setItem(this.prefix + answer.id, JSON.stringify(answer));
     } catch {
       // A browser that forbids storage still sends; only a closed tab would lose what waits.
     }
   }
 
-  #forget(answer) {
+  #forget(...answers) {
     try {
-      localStorage.removeItem(this.prefix + answer.item);
+      for (const { id } of answers) localStorage.removeItem(this.prefix + id);
     } catch {
       // As above.
     }
   }
+}
+
+/** What the server needs of an answer. */
+function bare({ id, batch, action, item, etag, label, undoes }) {
+  return { id, batch, action, item, etag, label, undoes };
 }

@@ -29,7 +29,8 @@ export class View {
     find("empty").hidden = true;
     this.#showPicture(item);
     const audit = item.kind === "audit";
-    find("kind").textContent = audit ? this.words.audit : item.disputed ? this.words.disputed : this.words.correction;
+    const kind = audit ? this.words.audit : item.disputed ? this.words.disputed : this.words.correction;
+    find("kind").textContent = item.flagged ? fill(this.words.flagged, item) : kind;
     const lines = audit ? this.words.askAudit : this.words.askCorrection;
     find("ask-line").replaceChildren(...sentence(lines, item));
     find("note").hidden = !item.note && !item.reporter;
@@ -97,44 +98,6 @@ export class View {
     find("empty-title").textContent = others ? this.words.othersTitle : this.words.emptyTitle;
     find("empty-text").textContent = others ? fill(this.words.othersText, { open }) : this.words.emptyText;
   }
-
-  showCounts(counts) {
-    const format = new Intl.NumberFormat(document.documentElement.lang);
-    find("open-count").textContent = format.format(counts.open);
-    find("today-count").textContent = format.format(counts.today);
-  }
-
-  /** Say what an answer did; screen readers hear it. */
-  tell(text) {
-    find("result").textContent = text;
-  }
-
-  showSync(outbox) {
-    const stuck = outbox.failures > 0 && outbox.size > 0;
-    const state = stuck ? "stuck" : outbox.size ? "sending" : "sent";
-    const text = { stuck: this.words.notSent, sending: this.words.sending, sent: this.words.sent }[state];
-    const sync = find("sync");
-    // Only a change is announced, not each answer that is on its way.
-    if (sync.dataset.state !== state || stuck) {
-      sync.dataset.state = state;
-      sync.querySelector("use").setAttribute("href", iconAddress(sync, { stuck: "warn", sending: "wait", sent: "approve" }[state]));
-    }
-    find("sync-text").textContent = fill(text, { n: outbox.size });
-    find("stuck").hidden = !stuck;
-    find("sign-in-again").hidden = outbox.blocked !== "signed-out";
-    const why = this.words.stuck[outbox.blocked ?? "network"];
-    if (stuck) find("stuck-text").textContent = fill(why, { n: outbox.size });
-  }
-
-  /** A card that stays until it was read: an answer that did not count. */
-  addLate(text) {
-    const card = find("late-template").content.cloneNode(true).firstElementChild;
-    card.querySelector("p").textContent = text;
-    card.querySelector("button").addEventListener("click", () => card.remove());
-    const cards = find("late");
-    cards.append(card);
-    while (cards.children.length > 3) cards.firstElementChild.remove();
-  }
 }
 
 /** Fill `{name}` in a sentence of the message catalogue. */
@@ -176,8 +139,4 @@ function paragraph(className, text) {
   row.className = className;
   row.textContent = text;
   return row;
-}
-
-function iconAddress(element, name) {
-  return element.querySelector("use").getAttribute("href").replace(/#.*/, `#${name}`);
 }
