@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from backtalk.considerations import was_withdrawn
 from backtalk.decisions import stands
 from backtalk.errors import InvalidCursor, ModelNotFound, RunNotFound, VersionNotFound
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
@@ -173,7 +174,7 @@ def count_all(session: Session, model: Model) -> Counts:
 def count_decided_new(session: Session, model: Model) -> int:
     """Decided statements with a right label after the snapshot cut of the last head run with a verdict."""
     decided = (Decision.model_id == model.id, Decision.counts, stands())
-    return _count(session, *decided, Decision.id > _last_cut(model))
+    return _count(session, *decided, Decision.id > _last_cut(model), ~was_withdrawn())
 
 
 def _last_cut(model: Model) -> ColumnElement[int]:

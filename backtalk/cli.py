@@ -2,7 +2,7 @@
 
 import click
 
-from backtalk.commands import inspection, models, people, stack
+from backtalk.commands import inspection, models, people, sources, stack
 from backtalk.commands.frame import PlainGroup
 
 
@@ -21,6 +21,8 @@ main.add_command(models.policy)
 main.add_command(models.train)
 main.add_command(models.promote)
 main.add_command(models.rollback)
+main.add_command(sources.reporters)
+main.add_command(sources.retract)
 main.add_command(inspection.status)
 main.add_command(inspection.verify)
 main.add_command(inspection.audit)

@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from backtalk.decisions import stands
@@ -13,7 +13,7 @@ from backtalk.errors import ModelNotFound
 from backtalk.nights import find_latest_night, night_begins
 from backtalk.policy import Policy
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
-from backtalk.tables import Decision, Model, Run, TriggerCheck
+from backtalk.tables import Decision, Model, Run, Sample, TriggerCheck
 
 #: A message may get lost: what is due is rung for again after so long, until it has been considered.
 RING_AGAIN = timedelta(seconds=60)
@@ -136,7 +136,13 @@ def count_waiting(session: Session, model: Model, kind: RunKind) -> Waiting:
     )
     rows = session.execute(
         select(Decision.label, func.count(), func.max(Decision.id), func.max(Decision.created_at))
-        .where(Decision.model_id == model.id, Decision.counts, Decision.id > (cut or 0), stands())
+        .where(
+            Decision.model_id == model.id,
+            Decision.counts,
+            Decision.id > (cut or 0),
+            stands(),
+            ~was_withdrawn(),
+        )
         .group_by(Decision.label)
     ).all()
     return Waiting(
@@ -145,6 +151,11 @@ def count_waiting(session: Session, model: Model, kind: RunKind) -> Waiting:
         newest_id=max((newest for _, _, newest, _ in rows), default=None),
         newest_at=max((at for _, _, _, at in rows), default=None),
     )
+
+
+def was_withdrawn() -> ColumnElement[bool]:
+    """Whether what a decision brought was withdrawn since: it starts no run any more."""
+    return exists().where(Sample.decision_id == Decision.id, Sample.retraction_id.is_not(None))
 
 
 def find_active_run(session: Session, model_id: int, kind: RunKind) -> UUID | None:

@@ -48,6 +48,11 @@ class DecisionUndone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatementsWithdrawn(Event):
+    """Samples were taken back: the live version may have learned from them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NightlyCame(Event):
     pass
 

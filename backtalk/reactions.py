@@ -8,6 +8,7 @@ REACTIONS: dict[type[events.Event], str] = {
     events.AuditDrawn: "review.prepare",
     events.StatementApproved: "triggers.consider",
     events.DecisionUndone: "triggers.consider",
+    events.StatementsWithdrawn: "triggers.consider",
     events.NightlyCame: "triggers.consider",
     events.ConsiderationDue: "triggers.consider",
     events.RunEnded: "triggers.consider",

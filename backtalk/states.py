@@ -31,7 +31,7 @@ class RunState(StrEnum):
     PASSED = "passed"  # passed under hold; a person may promote it
     REJECTED = "rejected"  # worse than the champion
     INCONCLUSIVE = "inconclusive"  # the data cannot tell
-    SUPERSEDED = "superseded"  # the champion's backbone changed under it
+    SUPERSEDED = "superseded"  # the backbone changed under it, or what it learned from was withdrawn
     FAILED = "failed"  # broke off; `reason` says why
     CANCELLED = "cancelled"  # a person stopped it
 

@@ -459,7 +459,7 @@ class Run(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     kind: Mapped[str]
-    trigger_key: Mapped[str]  # `nightly:<date>`, `approved:<decision>`, `manual:<request>`
+    trigger_key: Mapped[str]  # `approved:<decision>`, `nightly:<date>`, `manual:<request>`, …
     retry: Mapped[int] = mapped_column(server_default=text("0"))
     requested_by: Mapped[str]
     state: Mapped[str]

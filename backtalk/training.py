@@ -13,6 +13,7 @@ from backtalk.events import CandidatePassed, CandidateTrained, Event, RunEnded, 
 from backtalk.failpoints import around_commit, failpoint
 from backtalk.fitting import FitRequest, Fitted, fit_head
 from backtalk.lessons import read_lessons
+from backtalk.lineage import find_tainted
 from backtalk.outbox import emit
 from backtalk.runs import Claim
 from backtalk.snapshots import take_snapshot
@@ -97,6 +98,8 @@ def _prepare(session: Session, system: System, claim: Claim) -> tuple[FitRequest
         select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
     ).one()
     frozen = take_snapshot(session, model, champion.backbone_digest)
+    # What the champion learned and was withdrawn since must not live on in a mixture with it.
+    tainted = champion.number in find_tainted(session, model.id)
     number = run.version or _draw_number(session, model.id)
     runs.update_claimed(
         session,
@@ -110,10 +113,10 @@ def _prepare(session: Session, system: System, claim: Claim) -> tuple[FitRequest
         model=model.name,
         run_id=run.id,
         version=number,
-        parent_version=champion.number,
+        parent_version=None if tainted else champion.number,
         labels=list(model.labels),
         backbone_digest=champion.backbone_digest,
-        champion_head=system.versions.resolve(champion.path) / "head.npz",
+        champion_head=None if tainted else system.versions.resolve(champion.path) / "head.npz",
         seed=run.seed,
         snapshot_digest=frozen.snapshot.digest,
         artefact=system.versions.candidate_path(model.name, run.id, claim.fence),

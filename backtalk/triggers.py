@@ -36,7 +36,15 @@ from backtalk.policies import require_built
 from backtalk.policies import set_policy as set_policy  # noqa: PLC0414
 from backtalk.states import RunKind, RunState
 from backtalk.tables import Model, OutboxEvent, Run, TriggerCheck
-from backtalk.wishes import Refusal, Wish, find_block, refuse_beside_active, weigh_approved, weigh_night
+from backtalk.wishes import (
+    Refusal,
+    Wish,
+    find_block,
+    refuse_beside_active,
+    weigh_approved,
+    weigh_night,
+    weigh_withdrawn,
+)
 
 #: The indexes that decide where two processes start a run at the same moment.
 ONE_RUN = {"uq_runs_active", "uq_runs_model_id_kind_trigger_key_retry"}
@@ -79,6 +87,9 @@ def consider_model(session: Session, model_id: int, *, now: datetime | None = No
 def _decide(session: Session, scene: Scene) -> tuple[Wish | Refusal, Nights]:
     """The run to start or the reason for none, and which nights are dealt with."""
     nights = scene.nights
+    withdrawn = weigh_withdrawn(session, scene)
+    if isinstance(withdrawn, Wish):
+        return find_block(session, scene, withdrawn) or withdrawn, nights
     if scene.policy.hold:
         number = scene.waiting[RunKind.HEAD].total
         said = f"On hold, with {number} decided statements waiting; hold=false in the policy lifts it."
@@ -89,7 +100,7 @@ def _decide(session: Session, scene: Scene) -> tuple[Wish | Refusal, Nights]:
     for wish in (night, approved):
         if isinstance(wish, Wish):
             return find_block(session, scene, wish) or wish, nights
-    return night or approved, nights
+    return night or withdrawn or approved, nights
 
 
 def _start_run(session: Session, scene: Scene, wish: Wish, caller: Caller) -> Run | None:

@@ -9,15 +9,18 @@ from sqlalchemy.orm import Session
 
 from backtalk.considerations import RING_AGAIN, Scene, Waiting, find_active_run
 from backtalk.decisions import stands
+from backtalk.lineage import find_tainted
 from backtalk.nights import day_begins, next_midnight
 from backtalk.policy import Policy
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind, RunState
-from backtalk.tables import Decision, Run
+from backtalk.tables import Decision, Run, Sample
 
 #: Failed runs for one reason after which only a new statement or a person starts another.
 MAX_FAILED = 3
 #: Somebody who decides without a pause must not hold a run back for ever: so many times `debounce_s` at most.
 DEBOUNCE_PATIENCE = 10
+#: How the keys begin of runs without something that was withdrawn.
+WITHDRAWN = "withdrawn:"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,26 @@ class Refusal:
 
 
 # --- what is due -----------------------------------------------------------------------------------
+def weigh_withdrawn(session: Session, scene: Scene) -> Wish | Refusal | None:
+    """A run without what was withdrawn, where the live version learned from some; None where it did not.
+
+    One for each retraction, whatever else holds runs back: somebody who withdraws something asks for it.
+    """
+    if scene.model.live_version not in find_tainted(session, scene.model.id):
+        return None
+    newest = session.scalar(
+        select(func.max(Sample.retraction_id)).where(
+            Sample.model_id == scene.model.id, Sample.retraction_id.is_not(None)
+        )
+    )
+    key = f"{WITHDRAWN}{newest}"
+    past = _list_past(session, scene, RunKind.HEAD, key)
+    if any(run.state in {*VERDICT_RUN_STATES, *ACTIVE_RUN_STATES, RunState.CANCELLED} for run in past):
+        return None
+    said = f"Version {scene.model.live_version} learned from something that was withdrawn"
+    return _weigh_past(past, Wish(RunKind.HEAD, key, said), scene.waiting[RunKind.HEAD])
+
+
 def weigh_night(session: Session, scene: Scene) -> Wish | Refusal | None:
     """The newest night's run, late if need be; None where it has had one, or needs none."""
     night, kind = scene.nights.considered, scene.policy.nightly_kind
@@ -109,6 +132,8 @@ def find_block(session: Session, scene: Scene, wish: Wish) -> Refusal | None:
     """The first thing that keeps a due run waiting, with the moment to ask again."""
     if find_active_run(session, scene.model.id, wish.kind) is not None:
         return refuse_beside_active(wish, scene.now)
+    if wish.key.startswith(WITHDRAWN):
+        return None
     return (
         _exceed_day(session, scene, wish)
         or _cool_down(session, scene, wish)

@@ -80,7 +80,7 @@ def audit(model: str | None, actor: str | None, limit: int, as_json: bool, home:
 
 
 def _gather(session: "Session", model: "Model") -> dict[str, Any]:
-    from backtalk import catalogue, triggers
+    from backtalk import catalogue, lineage, reporters, triggers
 
     policy = triggers.get_policy(model)
     checks = catalogue.list_trigger_checks(session, model, limit=1).items
@@ -95,6 +95,12 @@ def _gather(session: "Session", model: "Model") -> dict[str, Any]:
         "counts": asdict(catalogue.count_all(session, model)),
         "runs": [_describe_run(run) for run in catalogue.list_runs(session, model, limit=_RUNS).items],
         "last_consideration": {"at": checks[0].at, "reason": checks[0].reason} if checks else None,
+        "learned_from_withdrawn": sorted(lineage.find_tainted(session, model.id)),
+        "doubtful_keys": [
+            {"key": source.key, "app": source.app, "warnings": source.warnings}
+            for source in reporters.list_sources(session, model)
+            if source.warnings
+        ],
         "replicas": _list_replicas(session, model.id),
     }
 
@@ -141,6 +147,11 @@ def _print_status(status: dict[str, Any]) -> None:
         click.echo(f"Last considered: {status['last_consideration']['reason']}")
     if status["consider_at"]:
         click.echo(f"To be considered at: {status['consider_at']:%Y-%m-%d %H:%M:%S} UTC")
+    if status["version"] in status["learned_from_withdrawn"]:
+        click.echo(f"Version {status['version']} learned from samples that were withdrawn since")
+    for source in status["doubtful_keys"]:
+        said = " ".join(source["warnings"])
+        click.echo(f"Doubtful: key {source['key']} ({source['app']}). {said}")
     for run in status["runs"] or [None]:
         _print_run(run)
     for replica in status["replicas"]:

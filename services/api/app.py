@@ -18,6 +18,7 @@ from services.api import (
     models,
     policy,
     predict,
+    retractions,
     review,
     runs,
     triggers,
@@ -64,7 +65,19 @@ def make_app(backend: Backend) -> OpenAPI:
     auth.register(app)
     limits.register(app, settings)
     errors.register(app)
-    for resource in (predict, feedback, review, models, versions, runs, policy, triggers, health, metrics):
+    for resource in (
+        predict,
+        feedback,
+        retractions,
+        review,
+        models,
+        versions,
+        runs,
+        policy,
+        triggers,
+        health,
+        metrics,
+    ):
         app.register_api(resource.blueprint)
     app.register_blueprint(docs_page.blueprint)
     _drop_refusals_that_cannot_be(app.api_doc)  # made now: later, two requests could make it at once

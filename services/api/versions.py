@@ -7,7 +7,7 @@ from flask import Response, g
 from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
 
-from backtalk import catalogue, promotion
+from backtalk import catalogue, lineage, promotion
 from backtalk.states import Scope, VersionState
 from services.api.auth import require
 from services.api.intake import answer
@@ -23,6 +23,13 @@ blueprint = APIBlueprint(
 )
 
 
+class Withdrawal(Answer):
+    """A version that learned from samples that were taken back. A person may still promote it."""
+
+    samples: int = Field(description="In its own snapshot.")
+    through: int | None = Field(description="The version it is made of in part, and that learned from some.")
+
+
 class VersionShape(Answer):
     number: int
     state: VersionState
@@ -32,6 +39,9 @@ class VersionShape(Answer):
     artefact_digest: str = Field(description="SHA-256 of the artefact's SHA256SUMS.")
     metrics: dict[str, Any]
     anchored_at: datetime | None = Field(description="When it became the anchor that later ones are held to.")
+    withdrawn: Withdrawal | None = Field(
+        description="What it learned and was withdrawn since, if anything was."
+    )
     pruned_at: datetime | None = Field(description="When its SavedModel was removed to save room.")
     created_at: datetime
 
@@ -54,6 +64,7 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, path.model)
         page = catalogue.list_versions(session, model, limit=query.limit, cursor=query.cursor)
+        tainted = lineage.find_tainted(session, model.id)
     items = [
         VersionShape(
             number=row.number,
@@ -64,6 +75,7 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
             artefact_digest=row.artefact_digest,
             metrics=row.metrics,
             anchored_at=row.anchored_at,
+            withdrawn=Withdrawal.model_validate(tainted[row.number]) if row.number in tainted else None,
             pruned_at=row.pruned_at,
             created_at=row.created_at,
         )

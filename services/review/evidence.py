@@ -7,7 +7,7 @@ from flask import Response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue
+from backtalk import catalogue, lineage
 from backtalk.errors import RunNotFound
 from backtalk.states import ACTIVE_RUN_STATES, RunState
 from backtalk.tables import Model, Run
@@ -36,6 +36,7 @@ def show_model(model_name: str) -> ResponseReturnValue:
         context = {
             "model": model,
             "versions": versions,
+            "tainted": lineage.find_tainted(session, model.id),
             "accuracies": queries.find_holdout_accuracies(session, model, versions),
             "triggers": catalogue.list_trigger_checks(session, model, limit=ROWS_ON_OVERVIEW).items,
             "ledger": catalogue.list_ledger(session, model, limit=ROWS_ON_OVERVIEW).items,

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from backtalk.callers import Caller
+from backtalk.lineage import Taint
 from backtalk.promotion import PROMOTABLE
 from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
@@ -147,7 +148,7 @@ def trigger(key: str) -> str:
     kind, _, rest = key.partition(":")
     if kind == "nightly":
         return f"night of {date.fromisoformat(rest):%-d %b}" if rest.count("-") == 2 else "night"
-    return {"approved": "enough approved", "manual": "asked for"}.get(kind, key)
+    return {"approved": "enough approved", "manual": "asked for", "withdrawn": "withdrawn"}.get(kind, key)
 
 
 def trigger_sentence(run: Run) -> str:
@@ -157,8 +158,19 @@ def trigger_sentence(run: Run) -> str:
         "nightly": f"The nightly run of {rest}.",
         "approved": f"Enough statements were approved (up to decision {rest}).",
         "manual": f"Asked for by {who}.",
+        "withdrawn": f"Without what was withdrawn (retraction {rest}).",
     }.get(kind, f"Started by {who}.")
     return f"{sentence} Try {run.retry + 1}." if run.retry else sentence
+
+
+def withdrawn(taint: Taint) -> str:
+    """What a version learned and was withdrawn since."""
+    own = f"{taint.samples} of its samples were withdrawn since" if taint.samples else ""
+    through = (
+        f"it is made in part of version {taint.through}, which learned from some" if taint.through else ""
+    )
+    said = "; ".join(part for part in (own, through) if part)
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 _LEDGER = {

@@ -1,0 +1,134 @@
+"""What each key has said about a model, and how it turned out: the report that names a bad source."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from backtalk.intervals import clopper_pearson_lower
+from backtalk.tables import Model
+
+CONFIDENCE = 0.9
+#: A key is named where, with that confidence, people found more of its statements wrong than this, …
+WRONG_SHARE = 0.10
+#: … or its share of marked corrections is beyond this and twice that of the other keys together, …
+MARKED_SHARE = 0.20
+#: … or more of its corrections than this were contradicted by others.
+DISPUTED_SHARE = 0.20
+FEWEST = 5  # statements without which a share says nothing
+
+
+@dataclass
+class Source:
+    """One key. Counts are statements about this model."""
+
+    key: str
+    app: str
+    reporters: int
+    corrections: int
+    confirmations: int
+    pending: int
+    disputed: int
+    approved: int
+    approved_by_policy: int
+    rejected: int
+    retracted: int
+    marked: int
+    weighed: int
+    answered_by_people: int
+    contradicted_by_people: int
+    versions: list[int]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def marked_share(self) -> float | None:
+        return self.marked / self.weighed if self.weighed else None
+
+
+def list_sources(session: Session, model: Model) -> list[Source]:
+    """All keys that have said something, the most doubtful first."""
+    parameters: dict[str, Any] = {"model": model.id}
+    learned: dict[str, list[int]] = {}
+    for key, number in session.execute(text(_VERSIONS), parameters).all():
+        learned.setdefault(key, []).append(number)
+    rows = session.execute(text(_STATEMENTS), parameters).mappings().all()
+    sources = [Source(**row, versions=learned.get(row["key"], [])) for row in rows]
+    for source in sources:
+        source.warnings = _warn(source, [other for other in sources if other.app != source.app])
+    return sorted(sources, key=lambda s: (-len(s.warnings), -(s.marked_share or 0.0), -s.corrections, s.key))
+
+
+def _warn(source: Source, others: list[Source]) -> list[str]:
+    warnings = []
+    wrong, answered = source.contradicted_by_people, source.answered_by_people
+    if _is_beyond(wrong, answered, WRONG_SHARE):
+        warnings.append(f"People found {wrong} of {answered} statements wrong.")
+    marked, weighed = sum(o.marked for o in others), sum(o.weighed for o in others)
+    usual = marked / weighed if weighed else 0.0
+    if _is_beyond(source.marked, source.weighed, max(MARKED_SHARE, 2 * usual)):
+        others_said = f"; of the others' {usual:.0%}" if weighed else ""
+        warnings.append(
+            f"{source.marked} of {source.weighed} corrections are marked: neither the champion nor similar "
+            f"images support them{others_said}."
+        )
+    if _is_beyond(source.disputed, source.corrections, DISPUTED_SHARE):
+        warnings.append(f"{source.disputed} of {source.corrections} corrections are disputed.")
+    return warnings
+
+
+def _is_beyond(count: int, of: int, limit: float) -> bool:
+    """Whether the share is beyond the limit whatever chance did (Clopper-Pearson)."""
+    return of >= FEWEST and limit < 1 and float(clopper_pearson_lower(count, of, CONFIDENCE)) > limit
+
+
+# What a person said of a statement's prediction is its newest final decision that is not the policy's. One
+# that teaches nothing (reject) contradicts a correction.
+_STATEMENTS = """
+WITH people AS (
+    SELECT DISTINCT ON (prediction_id) prediction_id, label FROM decisions
+    WHERE model_id = :model AND final AND actor <> 'policy'
+    AND NOT EXISTS (SELECT FROM decisions u WHERE u.undoes = decisions.id)
+    ORDER BY prediction_id, id DESC
+), said AS (
+    SELECT c.key_id, c.reporter, c.prediction_id, c.label, c.state, c.mark IS NOT NULL AS marked,
+        c.suspicion IS NOT NULL AS weighed, true AS corrects,
+        coalesce(d.actor = 'policy', false) AS by_policy
+    FROM corrections c LEFT JOIN decisions d ON d.id = c.decision_id
+    WHERE c.model_id = :model AND c.key_id IS NOT NULL
+    UNION ALL
+    SELECT c.key_id, c.reporter, c.prediction_id, p.label, c.state, false, false, false, false
+    FROM confirmations c JOIN predictions p ON p.id = c.prediction_id
+    WHERE c.model_id = :model AND c.key_id IS NOT NULL
+)
+SELECT s.key_id AS key, coalesce(k.name, s.key_id) AS app, count(DISTINCT s.reporter) AS reporters,
+    count(*) FILTER (WHERE s.corrects) AS corrections,
+    count(*) FILTER (WHERE NOT s.corrects) AS confirmations,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'pending') AS pending,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'disputed') AS disputed,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'approved' AND NOT s.by_policy) AS approved,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'approved' AND s.by_policy) AS approved_by_policy,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'rejected') AS rejected,
+    count(*) FILTER (WHERE s.corrects AND s.state = 'retracted') AS retracted,
+    count(*) FILTER (WHERE s.marked) AS marked,
+    count(*) FILTER (WHERE s.weighed) AS weighed,
+    count(*) FILTER (WHERE p.prediction_id IS NOT NULL) AS answered_by_people,
+    count(*) FILTER (
+        WHERE p.prediction_id IS NOT NULL AND p.label IS DISTINCT FROM s.label
+    ) AS contradicted_by_people
+FROM said s
+LEFT JOIN api_keys k ON k.id = s.key_id
+LEFT JOIN people p ON p.prediction_id = s.prediction_id
+GROUP BY s.key_id, k.name
+"""
+
+_VERSIONS = """
+SELECT DISTINCT s.key_id, v.number
+FROM versions v
+JOIN runs r ON r.id = v.run_id
+JOIN snapshots f ON f.model_id = v.model_id AND f.digest = r.snapshot_digest
+CROSS JOIN LATERAL unnest(f.sample_ids) AS taught (id)
+JOIN samples s ON s.id = taught.id
+WHERE v.model_id = :model AND s.key_id IS NOT NULL
+ORDER BY s.key_id, v.number
+"""
