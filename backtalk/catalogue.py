@@ -17,12 +17,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from backtalk.considerations import was_withdrawn
 from backtalk.decisions import stands
-from backtalk.errors import InvalidCursor, ModelNotFound, RunNotFound, VersionNotFound
+from backtalk.errors import InvalidCursor, ModelNotFound, PredictionNotFound, RunNotFound, VersionNotFound
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
 from backtalk.tables import (
     Correction,
     Decision,
     GateCheck,
+    Image,
     LedgerEntry,
     Model,
     Prediction,
@@ -194,6 +195,25 @@ def _count_by(session: Session, column: InstrumentedAttribute[str], *where: Any)
 
 
 # --- cursors -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PredictionRecord:
+    """A prediction with what it is about."""
+
+    prediction: Prediction
+    model: str
+    image: Image
+
+
+def get_prediction(session: Session, prediction_id: str) -> PredictionRecord:
+    """Raises PredictionNotFound."""
+    key = parse_id(prediction_id)
+    row = session.get(Prediction, key) if key else None
+    if row is None:
+        raise PredictionNotFound(f"There is no prediction {prediction_id!r}.")
+    model = session.get_one(Model, row.model_id)
+    return PredictionRecord(row, model.name, session.get_one(Image, row.image_id))
+
+
 def parse_id(value: str) -> UUID | None:
     """An id as it stands in a path; None where it cannot be one."""
     try:

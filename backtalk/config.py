@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     )
     feedback_per_minute: int = Field(600, ge=1, description="Feedback calls a minute and key.")
 
+    feedback_wait_days: float = Field(
+        7.0,
+        ge=0,
+        le=36_500,
+        description="Under keep_images=feedback, how long somebody has to speak before the pixels go.",
+    )
+
     poll_s: float = Field(1.0, gt=0, le=60, description="How often a replica asks for the generation.")
     lease_s: float = Field(90.0, gt=1, description="A run without a heartbeat for so long is dead.")
     stuck_s: float = Field(900.0, gt=1, description="A run without progress for so long is stuck.")

@@ -236,6 +236,15 @@ def lock_model(session: Session, model_id: int, purpose: str) -> None:
     )
 
 
+def try_share(session: Session, purpose: str) -> bool:
+    """Whether nobody holds `purpose` alone; if so, nobody can until the transaction ends."""
+    return bool(
+        session.scalar(
+            text("SELECT pg_try_advisory_xact_lock_shared(hashtext(:purpose), 0)"), {"purpose": purpose}
+        )
+    )
+
+
 def new_id() -> UUID:
     """A version 7 UUID (RFC 9562): ordered by time, so that newest-first lists walk an index."""
     return uuid_utils.compat.uuid7()

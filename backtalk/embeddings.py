@@ -1,5 +1,6 @@
 """Embeddings in Postgres: written as they are made, read back in bulk as binary COPY."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 from uuid import UUID
@@ -12,13 +13,19 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backtalk.images import decode, to_input
+from backtalk.errors import ImageNotFound
+from backtalk.images import MAX_STORED_PIXELS, Picture, decode, to_input
 from backtalk.runtime import Backbone
 from backtalk.store import ImageStore
 from backtalk.tables import Embedding, Image
 
 _HEADER_BYTES = 19  # signature 11, flags 4, extension length 4 (PostgreSQL docs, COPY, binary format)
 _CHUNK = 1000
+_log = logging.getLogger(__name__)
+
+
+class EmbeddingGone(KeyError):
+    """There is none, or its image was deleted since it was listed: list anew."""
 
 
 def save_embeddings(
@@ -41,7 +48,7 @@ def load_embeddings(
     """Embeddings (N, `width`), float16, in the order of `image_ids`.
 
     Raises:
-        KeyError: an image has no embedding by this backbone.
+        EmbeddingGone: an image has no embedding by this backbone.
     """
     if not image_ids:
         return np.zeros((0, width), np.float16)
@@ -55,7 +62,7 @@ def load_embeddings(
         data = b"".join(bytes(block) for block in copy)
     rows = _parse(data, width)
     if len(rows) != len(image_ids):
-        raise KeyError(f"{len(image_ids) - len(rows)} images have no embedding by this backbone")
+        raise EmbeddingGone(f"{len(image_ids) - len(rows)} images have no embedding by this backbone")
     vectors = np.empty((len(image_ids), width), np.float16)
     vectors[rows["position"].astype(np.int64) - 1] = rows["vector"].astype(np.float16)
     return vectors
@@ -103,10 +110,33 @@ def embed_missing(
     rows = session.execute(
         select(Image.id, Image.store_key, Image.orientation).where(Image.id.in_(missing))
     ).all()
-    without_pixels = [row.id for row in rows if row.store_key is None]
+    without_pixels = []
     for row in rows:
-        if row.store_key is not None:
-            picture = decode(images.get(row.store_key), orientation=row.orientation)
-            inputs = to_input(picture.pixels, backbone.input_size)[None]
-            save_embeddings(session, backbone.digest, [row.id], backbone.embed(inputs))
+        picture = _find_picture(images, row.store_key, row.orientation)
+        if picture is None:
+            without_pixels.append(row.id)
+            continue
+        vectors = backbone.embed(to_input(picture.pixels, backbone.input_size)[None])
+        if _hold(session, row.id):
+            save_embeddings(session, backbone.digest, [row.id], vectors)
+        else:
+            without_pixels.append(row.id)
     return without_pixels
+
+
+def _find_picture(images: ImageStore, store_key: str | None, orientation: int) -> Picture | None:
+    """None where the pixels are not kept, or were deleted just now."""
+    if store_key is None:
+        return None
+    try:
+        data = images.get(store_key)
+    except ImageNotFound as error:
+        _log.warning("an image cannot be embedded: %s", error.message)
+        return None
+    return decode(data, max_bytes=len(data), max_pixels=MAX_STORED_PIXELS, orientation=orientation)
+
+
+def _hold(session: Session, image_id: UUID) -> bool:
+    """Whether the image is still there; then nobody deletes it before this transaction ends."""
+    living = select(Image.id).where(Image.id == image_id, Image.deleted_at.is_(None))
+    return session.scalar(living.with_for_update(read=True, key_share=True)) is not None

@@ -112,6 +112,10 @@ class RunActive(Conflict):
     """A run of that kind is active on this model already."""
 
 
+class ImageDeleted(Conflict):
+    """The picture behind a prediction was deleted: nothing can be learned from it any more."""
+
+
 class NothingToRollBack(Conflict):
     pass
 

@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from backtalk import statements
 from backtalk.callers import Caller
-from backtalk.errors import PredictionNotFound, SameLabel, UnknownLabel
+from backtalk.errors import ImageDeleted, PredictionNotFound, SameLabel, UnknownLabel
 from backtalk.events import ConfirmationReceived, CorrectionReceived
 from backtalk.failpoints import around_commit
 from backtalk.outbox import emit
 from backtalk.states import ConfirmationState, CorrectionState
-from backtalk.tables import Confirmation, Correction, Model, Prediction
+from backtalk.tables import Confirmation, Correction, Image, Model, Prediction
 
 
 def record_correction(
@@ -30,7 +30,7 @@ def record_correction(
     decision, are disputed.
 
     Raises:
-        PredictionNotFound, UnknownLabel, SameLabel
+        PredictionNotFound, ImageDeleted, UnknownLabel, SameLabel
     """
     prediction, model = _lock_prediction(session, caller, prediction_id)
     if label not in model.labels:
@@ -76,7 +76,7 @@ def record_confirmation(
     """Take down that a prediction was right. The same reporter again changes nothing.
 
     Raises:
-        PredictionNotFound
+        PredictionNotFound, ImageDeleted
     """
     prediction, model = _lock_prediction(session, caller, prediction_id)
     reporter = reporter or caller.name
@@ -124,5 +124,9 @@ def _lock_prediction(session: Session, caller: Caller, prediction_id: str) -> tu
             "was answered with, and a key of the same name."
         )
     statements.lock_image(session, prediction)
+    if session.get_one(Image, prediction.image_id).deleted_at is not None:
+        raise ImageDeleted(
+            "The picture of this prediction was deleted: nothing can be learned from it any more."
+        )
     model = session.get_one(Model, prediction.model_id)
     return prediction, model

@@ -147,7 +147,7 @@ class _Neighbours:
     def load(cls, session: Session, model_id: int) -> "_Neighbours":
         rows = session.execute(
             select(ImageGroup.id, ImageGroup.side, ImageGroup.perceptual_hash)
-            .where(ImageGroup.model_id == model_id)
+            .where(ImageGroup.model_id == model_id, ImageGroup.perceptual_hash.is_not(None))
             .order_by(ImageGroup.id)
         ).all()
         return cls([r.perceptual_hash for r in rows], [Near(r.id, Side(r.side)) for r in rows])

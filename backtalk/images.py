@@ -49,6 +49,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_BYTES: Final = 20 * 2**20
 MAX_PIXELS: Final = 25_000_000
+#: Of what was taken in once, whatever the limits are now; Pillow has a limit of its own below it.
+MAX_STORED_PIXELS: Final = 2**31
 #: Larger pictures take turns: each needs up to twelve bytes a pixel while it is decoded.
 LARGE_PIXELS: Final = 2_000_000
 

@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, BigInteger, any_, literal, select
 from sqlalchemy.orm import Session
 
 from backtalk.admission import weigh_repeats
-from backtalk.embeddings import embed_missing, find_missing, load_embeddings
+from backtalk.embeddings import EmbeddingGone, embed_missing, find_missing, load_embeddings
 from backtalk.fitting import FitData, FitRequest
 from backtalk.runtime import Backbone
 from backtalk.snapshots import find_taught
@@ -17,9 +17,23 @@ from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
 from backtalk.tables import GroupMember, Image, Sample, Snapshot
 
+READ_AGAIN = 5
+
 
 def read_lessons(system: System, model_id: int, request: FitRequest, digest: str) -> FitData:
-    """The snapshot's embeddings, in an order that depends on its content alone."""
+    """The snapshot's embeddings, in an order that depends on its content alone.
+
+    An image that is deleted while they are read makes them be read again, without it.
+    """
+    for _ in range(READ_AGAIN):
+        try:
+            return _read(system, model_id, request, digest)
+        except EmbeddingGone:
+            continue
+    return _read(system, model_id, request, digest)
+
+
+def _read(system: System, model_id: int, request: FitRequest, digest: str) -> FitData:
     with system.db.transaction() as session:
         snapshot = session.scalars(
             select(Snapshot).where(Snapshot.model_id == model_id, Snapshot.digest == digest)

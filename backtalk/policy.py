@@ -53,13 +53,13 @@ class Policy(BaseModel):
 
     # What to keep
     keep_images: Literal["all", "feedback", "none"] = Field(
-        "all", description="Whose pixels are kept. `feedback` still keeps all."
+        "all", description="Whose pixels are kept: all, those that somebody spoke of, or none."
     )
     retention_days: int = Field(
         90,
         ge=1,
         le=36_500,
-        description="Days that predictions without feedback are kept; not acted upon yet.",
+        description="Days after which the pictures of predictions without feedback are deleted.",
     )
 
     @field_validator("nightly")

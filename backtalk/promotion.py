@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import champions, items, runs
 from backtalk.callers import Caller
+from backtalk.embeddings import EmbeddingGone
 from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
 from backtalk.events import CandidatePassed, ChampionChanged, VersionRolledBack
 from backtalk.evidence import Contest, gather_evidence, get_contest
@@ -37,13 +38,20 @@ def judge_run(system: System, run_id: str) -> None:
         return
     failpoint("judging.after_claim")
     try:
-        with system.db.transaction() as session:
-            _judge(session, system, claim)
-            around_commit(session, "judging")
+        try:
+            _judge_once(system, claim)
+        except EmbeddingGone:  # an image was deleted while it was asked about: ask about the others
+            _judge_once(system, claim)
     except LeaseLost as error:
         log.warning("%s", error.message)
     except ArtefactInvalid as error:
         _quarantine(system, claim, error.message)
+
+
+def _judge_once(system: System, claim: Claim) -> None:
+    with system.db.transaction() as session:
+        _judge(session, system, claim)
+        around_commit(session, "judging")
 
 
 def _claim(system: System, run_id: str, state: RunState) -> Claim | None:

@@ -33,6 +33,7 @@ class Receipt:
 
     id: str
     state: str
+    image: str
     label: str
     reviewed_at: datetime | None
     split: str | None
@@ -64,6 +65,7 @@ def get_receipt(session: Session, versions: VersionStore, correction_id: str) ->
     return Receipt(
         id=str(correction.id),
         state=correction.state,
+        image=str(prediction.image_id),
         label=label,
         reviewed_at=correction.reviewed_at,
         split=split,

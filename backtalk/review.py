@@ -42,6 +42,8 @@ def prepare_prediction(session: Session, prediction_id: str) -> None:
     prediction = session.get(Prediction, UUID(prediction_id), with_for_update=True)
     if prediction is None:
         return
+    if session.get_one(Image, prediction.image_id).deleted_at is not None:
+        return  # its statements were retracted with it, and nobody can look at it
     model = session.get_one(Model, prediction.model_id)
     mark_corrections(session, prediction)  # looks at many rows, so before others have to wait
     lock_decisions(session, model.id)
@@ -132,6 +134,7 @@ _UNPREPARED_CORRECTIONS = _UNPREPARED.format(table="corrections")
 _UNPREPARED_CONFIRMATIONS = _UNPREPARED.format(table="confirmations")
 _UNOFFERED_AUDITS = """
 SELECT p.model_id, p.id AS prediction_id FROM predictions p
+JOIN images m ON m.id = p.image_id AND m.deleted_at IS NULL
 WHERE p.audit AND p.created_at < now() - make_interval(secs => :seconds)
 AND NOT EXISTS (SELECT FROM review_items i WHERE i.prediction_id = p.id)
 AND NOT EXISTS (

@@ -51,7 +51,7 @@ class _Taken:
     height: int
     orientation: int
     store_key: str | None
-    byte_size: int
+    kept: bytes  # the file without its metadata
 
 
 class LiveModels:
@@ -98,6 +98,7 @@ class LiveModels:
             for answered in zip(taken, embeddings, scores, strict=True)
         ]
         record_predictions(self._database, records)
+        self._look_again(taken)
         predictions = [
             Predicted(str(record.prediction_id), record.label, max(record.scores), record.scores)
             for record in records
@@ -128,8 +129,14 @@ class LiveModels:
             height=picture.height,
             orientation=picture.orientation,
             store_key=key,
-            byte_size=len(picture.data),
+            kept=picture.data,
         )
+
+    def _look_again(self, taken: Sequence[_Taken]) -> None:
+        """A deletion of the same pixels may have taken the file before our row said that it is wanted."""
+        for picture in taken:
+            if picture.store_key is not None and not self._images.has(picture.store_key):
+                self._keep(picture.pixels_sha256, picture.kept)
 
     def _keep(self, digest: str, data: bytes) -> str:
         try:
@@ -161,7 +168,7 @@ def _make_record(
         height=taken.height,
         orientation=taken.orientation,
         store_key=taken.store_key,
-        byte_size=taken.byte_size,
+        byte_size=len(taken.kept),
         backbone_digest=served.backbone.digest,
         embedding=embedding,
     )

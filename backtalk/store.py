@@ -1,23 +1,19 @@
-"""Files on disk: the images as they came, and the versions. `models_store/README.md` is the contract.
+"""Versions on disk. `models_store/README.md` is the contract; `image_files` keeps the images.
 
 Every name that others may see appears whole or not at all: written aside, synced, then renamed.
 """
 
-import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from backtalk.errors import ArtefactInvalid, ImageNotFound, InvalidName
+from backtalk.errors import ArtefactInvalid, InvalidName
 from backtalk.failpoints import failpoint
+from backtalk.image_files import ImageStore
 from backtalk.sums import (
     KEPT_AFTER_PRUNING,
     check_sums_digest,
-    make_folder,
     sync_folder,
     verify_sums,
     write_atomically,
@@ -27,10 +23,7 @@ from backtalk.sums import (
 __all__ = ["ImageStore", "VersionStore", "check_model_name", "verify_sums", "write_sums"]
 
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-#: Names this old are on the disk, whether or not their writer came to sync them (seconds).
-_SETTLED_S = 60.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_IMAGE_KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}-[0-9a-f]{16}")
 _RELATIVE = re.compile(rf"{MODEL_NAME.pattern}/(?:[1-9][0-9]*|\.candidates/[0-9a-f-]{{1,64}})")
 
 
@@ -47,109 +40,6 @@ def check_model_name(name: str) -> str:
     return name
 
 
-# --- images ------------------------------------------------------------------------------------
-class ImageStore:
-    """The uploads' own compressed data, metadata cut out: `<2 hex>/<pixels sha256>-<16 hex of the data>`.
-
-    The data's own digest is part of the key, since two files with the same pixels may need different
-    orientations: the row that holds the key holds the orientation of just those bytes.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._incoming = root / ".incoming"
-
-    def put(self, pixels_sha256: str, data: bytes) -> str:
-        """Keep an image and return its key. Durable on return; any number of callers may put the same one."""
-        if not _SHA256.fullmatch(pixels_sha256):
-            raise ValueError("pixels_sha256 must be 64 hexadecimal digits")
-        key = f"{pixels_sha256[:2]}/{pixels_sha256}-{sha256(data).hexdigest()[:16]}"
-        path = self.root / key
-        try:
-            settled = path.stat().st_mtime < time.time() - _SETTLED_S
-        except FileNotFoundError:
-            self._write(path, data)
-            settled = False
-        if not settled:  # also where another writer has just renamed it, and not yet synced the name
-            sync_folder(path.parent)
-        return key
-
-    def _write(self, path: Path, data: bytes) -> None:
-        try:  # the folders are nearly always there, and each look at them is paid by a prediction
-            self._place(path, data)
-        except FileNotFoundError:
-            make_folder(self._incoming)
-            make_folder(path.parent)
-            self._place(path, data)
-
-    def _place(self, path: Path, data: bytes) -> None:
-        aside = self._incoming / uuid4().hex
-        try:
-            _write_synced(aside, data)
-            failpoint("images.before_rename")
-            aside.rename(path)
-            failpoint("images.after_rename")
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-
-    def get(self, key: str) -> bytes:
-        """Raises ImageNotFound: no such file, or it is damaged."""
-        try:
-            data = self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise ImageNotFound("The image's file is gone from the store.") from None
-        if sha256(data).hexdigest()[:16] != key[-16:]:
-            raise ImageNotFound("The image's file in the store is damaged; restore it from a backup.")
-        return data
-
-    def delete(self, key: str) -> None:
-        """Remove every file with the pixels that the key names; fine if there is none."""
-        path = self._path(key)
-        for twin in path.parent.glob(path.name[:64] + "-*"):
-            twin.unlink(missing_ok=True)
-        if path.parent.is_dir():
-            sync_folder(path.parent)
-
-    def keys(self) -> Iterator[str]:
-        """Every key in the store, in no order."""
-        for path in self.root.glob("[0-9a-f][0-9a-f]/*"):
-            key = f"{path.parent.name}/{path.name}"
-            if _IMAGE_KEY.fullmatch(key):
-                yield key
-
-    def sweep(self, older_than_s: float = 3600.0) -> int:
-        """Remove what broken-off writes left aside; returns how many files."""
-        removed = 0
-        for path in self._incoming.glob("*"):
-            try:
-                if path.stat().st_mtime < time.time() - older_than_s:
-                    path.unlink()
-                    removed += 1
-            except FileNotFoundError:  # its writer has just finished
-                continue
-        return removed
-
-    def _path(self, key: str) -> Path:
-        if not _IMAGE_KEY.fullmatch(key):
-            raise ImageNotFound(f"{key!r} is no key of an image.")
-        return self.root / key
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        failpoint("images.before_write")
-        rest = memoryview(data)
-        while rest:  # a disk that fills up takes a part, and says so only at the next write
-            rest = rest[os.write(descriptor, rest) :]
-        failpoint("images.before_sync")
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# --- versions ----------------------------------------------------------------------------------
 class VersionStore:
     """The artefacts of all models, and the `models.config` that TensorFlow Serving reads.
 

@@ -136,6 +136,14 @@ class Image(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class ImageRemoval(Base):
+    """Pixels whose files are to go: their image was deleted, or its policy keeps none any more."""
+
+    __tablename__ = "image_removals"
+    pixels_sha256: Mapped[str] = mapped_column(primary_key=True)
+    asked_at: Mapped[datetime] = _now()
+
+
 class ImageGroup(Base):
     """Near-duplicates of one first image, drawn to one side together."""
 
@@ -143,7 +151,7 @@ class ImageGroup(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     first_image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
-    perceptual_hash: Mapped[int]
+    perceptual_hash: Mapped[int | None]  # null once all its images are deleted: nothing falls into it then
     side: Mapped[str]
     created_at: Mapped[datetime] = _now()
     __table_args__ = (UniqueConstraint("model_id", "first_image_id"), _one_of("side", states.Side))

@@ -8,7 +8,9 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from backtalk import removals, retention
 from backtalk.champions import rewrite_models_config
+from backtalk.db import try_share
 from backtalk.errors import ArtefactInvalid
 from backtalk.failpoints import failpoint
 from backtalk.ledger import find_previous_champion
@@ -30,6 +32,8 @@ def prune_versions(system: System, model_id: int) -> None:
     The heads of all promoted versions stay: anchors and receipts need them.
     """
     with system.db.transaction() as session:
+        if not try_share(session, removals.FILES):
+            return  # a backup runs; the next sweep comes in a minute
         promoted = set(session.scalars(select(LedgerEntry.version).where(LedgerEntry.model_id == model_id)))
         for version in _list_prunable(session, model_id, promoted):
             failpoint("upkeep.before_prune")
@@ -63,6 +67,18 @@ def _list_prunable(session: Session, model_id: int, promoted: set[int]) -> list[
     return unpromoted[UNPROMOTED_KEPT:] + retired[RETIRED_KEPT:]
 
 
+def retain_images(system: System) -> None:
+    """Act upon `retention_days` and `keep_images`, and remove the files that this leaves without a row."""
+    retention.expire_images(system)
+    retention.drop_silent_pixels(system)
+    removals.remove_pending(system)
+
+
+def sweep_images(system: System) -> None:
+    """Remove the files that no row names: left by broken-off work, or the same pixels in another encoding."""
+    removals.sweep_orphans(system)
+
+
 def sweep(system: System) -> None:
     """Remove what broken-off work left, forget old doorbells, and mend models.config."""
     with system.db.transaction() as session:
@@ -81,6 +97,7 @@ def sweep(system: System) -> None:
     for model_id in model_ids:
         prune_versions(system, model_id)
     _remove_leftovers(system, known)
+    removals.remove_pending(system)
     if _named_live(system) != live:
         rewrite_models_config(system)  # a promotion broke off between its commit and this file
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backtalk import audit
+from backtalk import audit, removals
 from backtalk.champions import get_model, locate
-from backtalk.errors import ArtefactInvalid
+from backtalk.errors import ArtefactInvalid, ImageNotFound
 from backtalk.heads import Head
 from backtalk.ledger import find_breaks
 from backtalk.states import VersionState
 from backtalk.store import verify_sums
 from backtalk.system import System
-from backtalk.tables import LedgerEntry, Model, Version
+from backtalk.tables import Image, LedgerEntry, Model, Version
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,14 @@ class Finding:
     note: str | None = None
 
 
-def verify(system: System, model_name: str | None = None, *, noted_head: str | None = None) -> list[Finding]:
-    """Look at one model, or at all and the audit log.
+def verify(
+    system: System, model_name: str | None = None, *, noted_head: str | None = None, every_byte: bool = False
+) -> list[Finding]:
+    """Look at one model, or at all, the audit log and the images.
 
     Args:
         noted_head: the audit log's head as somebody noted it earlier; it must still be in the chain.
+        every_byte: read every image file, too, rather than see that it is there.
 
     Raises:
         ModelNotFound
@@ -43,6 +46,7 @@ def verify(system: System, model_name: str | None = None, *, noted_head: str | N
         findings = [finding for model in models for finding in _verify_model(session, system, model)]
         if model_name is None:
             findings.append(_verify_audit_log(session, noted_head))
+            findings += _verify_images(session, system, every_byte=every_byte)
         findings += _verify_models_config(system, models)
     return findings
 
@@ -69,6 +73,32 @@ def _verify_audit_log(session: Session, noted_head: str | None) -> Finding:
     proof = audit.prove(session, noted_head)
     note = f"{proof.entries} entries, head {proof.head}"
     return Finding("*", "audit log", "; ".join(proof.breaks[:3]) or None, note)
+
+
+def _verify_images(session: Session, system: System, *, every_byte: bool) -> list[Finding]:
+    """Both directions: no row names a file that is gone, and no file lies there without a row for long."""
+    count, bad = 0, []
+    for key in session.scalars(select(Image.store_key).where(Image.store_key.is_not(None))).yield_per(1000):
+        assert key is not None
+        count += 1
+        if not system.images.has(key) or (every_byte and not _is_readable(system, key)):
+            bad.append(key)
+    gone = f"{len(bad)} files are gone or damaged, such as {bad[0]}" if bad else None
+    orphans = sum(1 for _ in removals.find_orphans(session, system.images, removals.ORPHAN_AFTER_S))
+    late = removals.count_late(session)
+    still = f"the files of {late} deleted images still lie there" if late else None
+    return [
+        Finding("*", "images", gone, f"{count} files"),
+        Finding("*", "image files without a row", still, f"{orphans} for the hourly sweep"),
+    ]
+
+
+def _is_readable(system: System, key: str) -> bool:
+    try:
+        system.images.get(key)
+    except ImageNotFound:
+        return False
+    return True
 
 
 def _verify_live(session: Session, model: Model) -> Finding:

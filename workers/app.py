@@ -15,6 +15,8 @@ VISIBILITY_TIMEOUT_S = 900
 NIGHTLY_TICK_S = 20.0
 RING_TICK_S = 5.0
 SWEEP_TICK_S = 60.0
+RETAIN_TICK_S = 600.0
+SWEEP_IMAGES_TICK_S = 3600.0
 
 
 def training_queue(kind: str) -> str:
@@ -105,6 +107,8 @@ def _beat() -> dict[str, Any]:
             "nightly": tick("triggers.nightly", NIGHTLY_TICK_S),
             "ring": tick("upkeep.ring", RING_TICK_S),
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
+            "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
+            "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
         },
     }
 

@@ -76,6 +76,16 @@ def ring_again() -> None:
         )
 
 
+@shared_task(name="upkeep.retain_images", **TICK)
+def retain_images() -> None:
+    upkeep.retain_images(get_system())
+
+
+@shared_task(name="upkeep.sweep_images", **TICK)
+def sweep_images() -> None:
+    upkeep.sweep_images(get_system())
+
+
 @shared_task(name="upkeep.sweep", **TICK)
 def sweep() -> None:
     upkeep.sweep(get_system())

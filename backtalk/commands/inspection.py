@@ -37,16 +37,17 @@ def status(name: str, as_json: bool, home: Path | None) -> None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--audit-head", metavar="SEQ:HASH", help="As an earlier verify showed it: must still be there.")
+@click.option("--every-byte", is_flag=True, help="Read every image file, too.")
 @home_option
-def verify(name: str | None, audit_head: str | None, home: Path | None) -> None:
-    """Prove the chains of ledger and audit log, the sums of every version, and models.config. Exit 1 if
-    anything is off."""
+def verify(name: str | None, audit_head: str | None, every_byte: bool, home: Path | None) -> None:
+    """Prove the chains of ledger and audit log, the sums of every version, models.config, and that every
+    image is there. Exit 1 if anything is off."""
     from backtalk import verification
 
     if name and audit_head:
         raise InvalidInput("The audit log is not of one model: leave out the name, or --audit-head.")
     with open_system(home, "verify") as system:
-        findings = verification.verify(system, name, noted_head=audit_head)
+        findings = verification.verify(system, name, noted_head=audit_head, every_byte=every_byte)
     bad = [finding for finding in findings if finding.problem is not None]
     for finding in findings:
         holds = "ok " if finding.problem is None else "BAD"

@@ -7,12 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from backtalk.failpoints import failpoint
 from backtalk.golden import Golden
 from backtalk.heads import Head
 from backtalk.learn.backbones import Embedder
 from backtalk.learn.flow import tf
-from backtalk.learn.pixels import can_decode, decode_input
+from backtalk.learn.pixels import decode_input
 from backtalk.learn.warmup import encode_prediction_log, write_warmup
 from backtalk.sums import make_folder, write_sums
 
@@ -90,10 +92,12 @@ def _build(head: Head, embedder: Embedder) -> tuple[Any, dict[str, Any]]:
 
 
 def _warmup_logs(model: str, golden: Golden) -> list[bytes]:
-    """One request for each signature."""
-    image = tf.make_tensor_proto(golden.inputs[:1]).SerializeToString()
-    logs = [encode_prediction_log(model, TENSOR_SIGNATURE, IMAGE, image)]
-    for data in filter(can_decode, golden.encoded):
-        tensor = tf.make_tensor_proto([data], dtype=tf.string).SerializeToString()
-        return [*logs, encode_prediction_log(model, BYTES_SIGNATURE, IMAGE_BYTES, tensor)]
-    return logs
+    """One request for each signature, of a grey picture: an artefact is never changed, so nothing that
+    somebody may want deleted lies in it."""
+    grey = np.full_like(golden.inputs[:1], 128)
+    image = tf.make_tensor_proto(grey).SerializeToString()
+    encoded = tf.make_tensor_proto([tf.io.encode_jpeg(grey[0]).numpy()], dtype=tf.string).SerializeToString()
+    return [
+        encode_prediction_log(model, TENSOR_SIGNATURE, IMAGE, image),
+        encode_prediction_log(model, BYTES_SIGNATURE, IMAGE_BYTES, encoded),
+    ]

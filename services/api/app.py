@@ -12,6 +12,7 @@ from services.api import (
     errors,
     feedback,
     health,
+    images,
     intake,
     limits,
     metrics,
@@ -34,6 +35,21 @@ Send images, get predictions, and talk back when one is wrong.
 Errors are problem details (RFC 9457). Lists are `{"items": […], "next": cursor or null}`, newest first.
 Every answer carries `X-Request-Id`; answers about a model carry `Backtalk-Generation`.
 """
+
+
+RESOURCES = (
+    predict,
+    feedback,
+    images,
+    review,
+    models,
+    versions,
+    runs,
+    policy,
+    triggers,
+    health,
+    metrics,
+)
 
 
 class NameConverter(BaseConverter):
@@ -68,8 +84,13 @@ def make_app(backend: Backend) -> OpenAPI:
     for resource in (
         predict,
         feedback,
+<<<<<<< HEAD
         retractions,
         review,
+=======
+        review,
+        images,
+>>>>>>> c4e5483 (Images are deleted: on request, by age, and where nobody spoke; files follow the rows)
         models,
         versions,
         runs,

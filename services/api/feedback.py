@@ -56,6 +56,7 @@ class Receipt(Answer):
 
     id: str
     state: CorrectionState
+    image: str = Field(description="The id of the picture.")
     label: str
     reviewed_at: datetime | None = None
     split: str | None = Field(

@@ -9,17 +9,16 @@ from flask_openapi import APIBlueprint, Tag
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, images, leases, review
+from backtalk import catalogue, leases, review
 from backtalk.catalogue import DEFAULT_LIMIT, MAX_LIMIT
-from backtalk.errors import ImageNotFound, ItemNotFound
+from backtalk.errors import ItemNotFound
 from backtalk.states import Action, ItemKind, Scope
 from backtalk.tables import Image, Prediction, ReviewItem
 from services.api.auth import require
 from services.api.intake import answer
 from services.api.shapes import Answer, Body, Line, ModelPath, name_operation, problems
 from services.backend import get_backend
-
-IMAGE_SIDE = 1024  # of the re-encoded picture, at most, in pixels
+from services.pictures import answer_picture
 
 blueprint = APIBlueprint(
     "review", __name__, url_prefix="/v1", abp_tags=[Tag(name="review")], operation_id_callback=name_operation
@@ -50,6 +49,7 @@ class Item(Answer):
     kind: ItemKind
     correction: str | None = Field(description="Null for an audit.")
     prediction: str
+    image: str = Field(description="The id of the picture.")
     image_url: str
     predicted: str
     scores: list[float] = Field(description="In the order of the model's labels.")
@@ -128,27 +128,14 @@ def decide_item(path: ItemPath, header: Etag, body: DecisionBody) -> Response:
 @require(Scope.REVIEW)
 def get_image(path: ItemPath) -> Response:
     """Never the file that was sent in: what a stranger uploaded does not reach a browser."""
-    system = get_backend().system
-    with system.db.reading() as session:
+    with get_backend().system.db.reading() as session:
         row = _find_image(session, path.item)
-    if row.store_key is None or row.deleted_at is not None:
-        raise ImageNotFound("The picture of this item was deleted, or never kept.")
-    data = system.images.get(row.store_key)
-    # It was taken in once, whatever the limits are now.
-    picture = images.decode(
-        data, max_bytes=len(data), max_pixels=row.width * row.height, orientation=row.orientation
-    )
-    response = Response(images.thumbnail(picture.pixels, IMAGE_SIDE), mimetype="image/jpeg")
-    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    response.headers["Content-Disposition"] = f'inline; filename="{row.id}.jpg"'
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    response.headers["Cache-Control"] = "private, max-age=3600"
-    return response
+    return answer_picture(row)
 
 
 def _show(view: leases.ItemView) -> Item:
-    fields = {name: getattr(view, name) for name in Item.model_fields if name != "image_url"}
-    return Item(**fields, image_url=f"/v1/review/{view.item}/image")
+    fields = {name: getattr(view, name) for name in Item.model_fields if not name.startswith("image")}
+    return Item(**fields, image=view.image_id, image_url=f"/v1/review/{view.item}/image")
 
 
 def _find_image(session: Session, item: str) -> Image:

@@ -2,22 +2,22 @@
 
 from typing import Any
 
-from flask import g, make_response, render_template, request, url_for
+from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, images, leases, review
+from backtalk import catalogue, leases, review
 from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
 from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
+from services.pictures import answer_picture
 from services.review import queries, words
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
 from services.review.site import blueprint
 
-PICTURE_SIDE = 1024  # pixels: enough for the stage on most screens, 100 to 300 kB as JPEG
 MAX_LEASE = 50
 MAX_RELEASE = 200
 COUNTED_MOST = 1000  # beyond that the page says “1,000+”: nobody needs it more exactly, and it stays quick
@@ -76,22 +76,10 @@ def release(model_name: str) -> ResponseReturnValue:
 @needs(Scope.REVIEW)
 def send_picture(model_name: str, image_id: str) -> ResponseReturnValue:
     """A fresh JPEG of the picture: what came from outside never reaches a browser as it is."""
-    system = get_backend().system
-    with system.db.reading() as session:
+    with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         image = queries.get_image_of(session, model, image_id)
-    picture = images.decode(
-        system.images.get(image.store_key or ""),
-        max_bytes=max(system.settings.max_image_bytes, image.byte_size),
-        max_pixels=max(system.settings.max_pixels, image.width * image.height),
-        orientation=image.orientation,
-    )
-    response = make_response(images.thumbnail(picture.pixels, PICTURE_SIDE))
-    response.mimetype = "image/jpeg"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    response.headers["Cache-Control"] = "private, max-age=3600, immutable"
-    response.headers["Content-Disposition"] = "inline"
-    return response
+    return answer_picture(image)
 
 
 def count_for_caller(session: Session, model: Model) -> dict[str, int]:

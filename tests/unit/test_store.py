@@ -69,18 +69,33 @@ def test_equal_pixels_in_another_file_get_another_key(images: ImageStore) -> Non
     assert (images.get(first), images.get(second)) == (b"orientation 6", b"orientation 1")
 
 
-def test_deleting_an_image_removes_every_file_with_its_pixels(images: ImageStore) -> None:
+def test_every_file_with_the_same_pixels_is_found_and_removed(images: ImageStore) -> None:
     other = images.put("ab" + "1" * 62, b"another picture")
     key = images.put(PIXELS, b"one")
-    images.put(PIXELS, b"two")
-    images.delete(key)
+    twin = images.put(PIXELS, b"two")
+    assert images.list_twins(PIXELS) == sorted([key, twin])
+    for _ in range(2):  # again is fine
+        for gone in (key, twin):
+            images.set_aside(gone)
+            images.remove_aside(gone)
     assert list(images.keys()) == [other]
-    images.delete(key)
+    assert images.list_aside() == []
+
+
+def test_a_file_that_was_set_aside_is_out_of_sight_until_it_is_put_back(images: ImageStore) -> None:
+    key = images.put(PIXELS, b"one")
+    images.set_aside(key)
+    assert not images.has(key)
+    assert images.list_aside() == [key]
+    for _ in range(2):
+        images.put_back(key)
+        assert images.get(key) == b"one"
+    assert images.list_aside() == []
 
 
 def test_a_missing_image_is_not_found(images: ImageStore) -> None:
     key = images.put(PIXELS, b"jpeg")
-    images.delete(key)
+    images.set_aside(key)
     with pytest.raises(ImageNotFound):
         images.get(key)
 
@@ -97,7 +112,7 @@ def test_a_key_that_leads_elsewhere_is_not_found(images: ImageStore, key: str) -
     with pytest.raises(ImageNotFound):
         images.get(key)
     with pytest.raises(ImageNotFound):
-        images.delete(key)
+        images.set_aside(key)
 
 
 def test_pixels_that_are_no_digest_are_refused(images: ImageStore) -> None:
