@@ -37,21 +37,6 @@ Every answer carries `X-Request-Id`; answers about a model carry `Backtalk-Gener
 """
 
 
-RESOURCES = (
-    predict,
-    feedback,
-    images,
-    review,
-    models,
-    versions,
-    runs,
-    policy,
-    triggers,
-    health,
-    metrics,
-)
-
-
 class NameConverter(BaseConverter):
     """A part of a path without a colon, so that `/models/cats:predict` is never a model called that."""
 
@@ -84,13 +69,9 @@ def make_app(backend: Backend) -> OpenAPI:
     for resource in (
         predict,
         feedback,
-<<<<<<< HEAD
         retractions,
-        review,
-=======
-        review,
         images,
->>>>>>> c4e5483 (Images are deleted: on request, by age, and where nobody spoke; files follow the rows)
+        review,
         models,
         versions,
         runs,
