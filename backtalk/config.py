@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     poll_s: float = Field(1.0, gt=0, le=60, description="How often a replica asks for the generation.")
     lease_s: float = Field(90.0, gt=1, description="A run without a heartbeat for so long is dead.")
     stuck_s: float = Field(900.0, gt=1, description="A run without progress for so long is stuck.")
+    ring_again_s: float = Field(30.0, gt=0, description="A run that no worker heard of is rung for again.")
     max_attempts: int = Field(3, ge=1, description="Attempts of one run before it fails.")
     warm_trainer: bool = Field(True, description="Keep the next head trainer waiting with TensorFlow loaded.")
     worker_grace_s: float = Field(

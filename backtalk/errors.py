@@ -162,6 +162,10 @@ class LeaseLost(BacktalkError):
     """Another owner holds the run: whatever this one does no longer counts."""
 
 
+class WorkerStopping(BacktalkError):
+    """This worker was asked to stop: its run goes to another."""
+
+
 class TrainerFailed(BacktalkError):
     """The trainer ended without a result."""
 

@@ -68,6 +68,7 @@ FAILPOINTS: Mapping[str, str] = MappingProxyType(
         "training.before_verify": "the other process is about to verify the artefact",
         "training.hand_over.before_commit": "the candidate's row, its check and the event are written",
         "training.hand_over.after_commit": "they are committed",
+        "training.before_give_back": "a worker is about to let go of a run that it cannot finish",
         # it is judged
         "judging.after_claim": "a worker owns the candidate",
         "judging.before_commit": "the verdict and its checks are written",

@@ -4,6 +4,7 @@ Only the database's clock decides. Every write after the claim names the fence t
 changed means that somebody else owns the run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,10 +15,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from backtalk.errors import LeaseLost, RunNotFound
-from backtalk.events import RunEnded
+from backtalk.events import RunEnded, RunRequested
 from backtalk.outbox import emit
 from backtalk.states import RunState
 from backtalk.tables import Run
+
+#: Claims that a run may have beyond its attempts before even a polite stop is charged.
+FREE_CLAIMS = 20
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,13 @@ def claim_run(
     return Claim(UUID(run_id), row.model_id, row.fence) if row else None
 
 
-def update_claimed(session: Session, claim: Claim, **values: Any) -> None:
-    """Write to the run as its owner.
+OWNED = (RunState.TRAINING, RunState.JUDGING, RunState.PROMOTING)
+
+
+def update_claimed(
+    session: Session, claim: Claim, *, while_in: Sequence[RunState] = OWNED, **values: Any
+) -> None:
+    """Write to the run as its owner, in the state that this owner claimed it for.
 
     Raises:
         LeaseLost: another owner claimed it, or it was ended.
@@ -67,7 +76,7 @@ def update_claimed(session: Session, claim: Claim, **values: Any) -> None:
         .where(
             Run.id == claim.run_id,
             Run.fence == claim.fence,
-            Run.state.in_((RunState.TRAINING, RunState.JUDGING, RunState.PROMOTING)),
+            Run.state.in_(while_in),
         )
         .values(**values)
     )
@@ -95,11 +104,53 @@ def merge_progress(progress: dict[str, Any]) -> ColumnElement[Any]:
 
 
 def end_run(session: Session, claim: Claim, state: RunState, reason: str, **values: Any) -> None:
-    """End the run for good, and say so. Raises LeaseLost."""
-    update_claimed(
-        session, claim, state=state, reason=reason, ended_at=func.now(), lease_until=None, **values
-    )
+    """End the run for good, and say so. Takes what `update_claimed` takes. Raises LeaseLost."""
+    values |= {"state": state, "reason": reason, "ended_at": func.now(), "lease_until": None}
+    update_claimed(session, claim, **values)
     emit(session, RunEnded(model_id=claim.model_id, run_id=str(claim.run_id)))
+
+
+def give_back(session: Session, claim: Claim, reason: str, *, charged: bool, max_attempts: int) -> None:
+    """Let go of a run that is training: it waits for another owner, or is quarantined.
+
+    Not charged, its attempt is handed back and the doorbell rung at once. Charged, it waits for the sweeper
+    to ring, which leaves a machine out of memory some time; with its attempts used up it ends. A run that was
+    claimed too often is always charged: what looks like a polite stop may be the run's own doing, as where a
+    daemon sends SIGTERM to whoever takes too much memory.
+
+    Raises:
+        LeaseLost
+    """
+    update_claimed(session, claim, while_in=(RunState.TRAINING,), lease_until=None, heartbeat_at=func.now())
+    run = session.get_one(Run, claim.run_id, populate_existing=True)
+    if not charged and run.fence - run.attempt < FREE_CLAIMS:
+        run.attempt -= 1
+        requeue(session, run)
+    elif run.attempt < max_attempts:
+        run.state = RunState.QUEUED
+    else:
+        quarantine(session, run, reason)
+
+
+def requeue(session: Session, run: Run) -> None:
+    """Let it wait for an owner, and ring."""
+    run.state, run.lease_until = RunState.QUEUED, None
+    note_ring(run)
+    emit(session, RunRequested(model_id=run.model_id, run_id=str(run.id), kind=run.kind))
+
+
+def quarantine(session: Session, run: Run, cause: str) -> None:
+    """End a run that has used up its attempts; no trigger repeats it for the same reason."""
+    cause = cause.rstrip(".")
+    run.reason = f"Quarantined after {run.attempt} attempts: {cause[0].lower()}{cause[1:]}."
+    run.progress = run.progress | {"quarantined": True}
+    run.state, run.lease_until, run.ended_at = RunState.FAILED, None, func.now()
+    emit(session, RunEnded(model_id=run.model_id, run_id=str(run.id)))
+
+
+def note_ring(run: Run) -> None:
+    """Its doorbell is rung now: `list_unrung` counts from here."""
+    run.heartbeat_at = func.now()
 
 
 def get_run(session: Session, run_id: UUID) -> Run:

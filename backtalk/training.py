@@ -1,17 +1,25 @@
 """Runs a queued run: snapshot, fit, verify, and hand the candidate over to the judge."""
 
 import logging
+import signal
 from time import monotonic
-from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.errors import ArtefactInvalid, LeaseLost, NotYet, SnapshotUnusable, TrainerFailed
-from backtalk.events import CandidatePassed, CandidateTrained, Event, RunEnded, RunRequested
+from backtalk.errors import (
+    ArtefactInvalid,
+    LeaseLost,
+    NotYet,
+    SnapshotUnusable,
+    TrainerFailed,
+    WorkerStopping,
+)
+from backtalk.events import CandidateTrained
 from backtalk.failpoints import around_commit, failpoint
 from backtalk.fitting import FitRequest, Fitted, fit_head
+from backtalk.heartbeats import AWAY, Heart, Stopping, never
 from backtalk.lessons import read_lessons
 from backtalk.lineage import find_tainted
 from backtalk.outbox import emit
@@ -19,17 +27,21 @@ from backtalk.runs import Claim
 from backtalk.snapshots import take_snapshot
 from backtalk.states import RunKind, RunState, VersionState
 from backtalk.system import System
-from backtalk.tables import GateCheck, Model, Run, Version
+from backtalk.tables import GateCheck, Model, Version
 from backtalk.trainers import Trainers
 
 log = logging.getLogger(__name__)
 
-RING_AGAIN_S = 30.0
-BEAT_EVERY_S = 1.0
+#: How a trainer ends that somebody asked to stop: by itself (EX_TEMPFAIL), or before it could listen.
+TRY_AGAIN = (75, -int(signal.SIGTERM))
 
 
-def train_run(system: System, trainers: Trainers, run_id: str) -> None:
-    """Train one run; returns at once where there is nothing to do (the message was late or doubled)."""
+def train_run(system: System, trainers: Trainers, run_id: str, is_stopping: Stopping = never) -> None:
+    """Train one run; returns at once where there is nothing to do (the message was late or doubled).
+
+    A worker that is stopping gives the run back with no attempt charged. A trainer that dies is charged, and
+    the run waits for the sweeper to ring again, until its attempts are used up: then it is quarantined.
+    """
     with system.db.transaction() as session:
         claim = runs.claim_run(
             session,
@@ -44,48 +56,36 @@ def train_run(system: System, trainers: Trainers, run_id: str) -> None:
     log.info("run %s: attempt claimed, fence %d", run_id, claim.fence)
     try:
         failpoint("training.after_claim")
-        _train(system, trainers, claim)
+        _train(system, trainers, claim, is_stopping)
     except LeaseLost as error:
         log.warning("%s", error.message)
         _discard(system, claim)
-    except (TrainerFailed, SnapshotUnusable, ArtefactInvalid, NotYet) as error:
+    except AWAY:
+        log.warning("run %s: the database is away; whoever is rung for next takes it up", claim.run_id)
+    except WorkerStopping as error:
+        _let_go(system, claim, error.message, charged=False)
+    except TrainerFailed as error:
+        _weigh_failure(system, claim, error)
+    except (SnapshotUnusable, ArtefactInvalid, NotYet) as error:
         _fail(system, claim, error.message)
     except Exception as error:
         _fail(system, claim, f"Unexpected {type(error).__name__}: {error}")
         raise
 
 
-def _train(system: System, trainers: Trainers, claim: Claim) -> None:
+def _train(system: System, trainers: Trainers, claim: Claim, is_stopping: Stopping) -> None:
     started = monotonic()
     with system.db.transaction() as session:
         request, digest = _prepare(session, system, claim)
         around_commit(session, "training.snapshot")
     data = read_lessons(system, claim.model_id, request, digest)
-    heart = _Heart(system, claim)
+    heart = Heart(system, claim, is_stopping)
     heart({"part": "read", "seconds": {"read": round(monotonic() - started, 3)}})
     fitted = fit_head(system.versions, trainers, request, data, heart)
     with system.db.transaction() as session:
         _hand_over(session, claim, request, fitted)
         around_commit(session, "training.hand_over")
     log.info("run %s: candidate %d trained", claim.run_id, request.version)
-
-
-class _Heart:
-    """Progress reports to heartbeats: at most one a second, unless the part changes."""
-
-    def __init__(self, system: System, claim: Claim) -> None:
-        self._system = system
-        self._claim = claim
-        self._part: Any = None
-        self._beat_at = 0.0
-
-    def __call__(self, progress: dict[str, Any]) -> None:
-        part = progress.get("part", self._part)
-        if part == self._part and monotonic() - self._beat_at < BEAT_EVERY_S:
-            return
-        self._part, self._beat_at = part, monotonic()
-        with self._system.db.transaction() as session:
-            runs.beat(session, self._claim, progress, lease_s=self._system.settings.lease_s)
 
 
 def _prepare(session: Session, system: System, claim: Claim) -> tuple[FitRequest, str]:
@@ -177,58 +177,47 @@ def _hand_over(session: Session, claim: Claim, request: FitRequest, fitted: Fitt
     emit(session, CandidateTrained(model_id=claim.model_id, run_id=str(claim.run_id)))
 
 
+def _weigh_failure(system: System, claim: Claim, error: TrainerFailed) -> None:
+    """A trainer that was ended is no fault of the run; one that died may be; one that said why is."""
+    status = error.extra.get("status")
+    if status in TRY_AGAIN:
+        _let_go(system, claim, error.message, charged=False)
+    elif status is not None:
+        _let_go(system, claim, error.message, charged=True)
+    else:
+        _fail(system, claim, error.message)
+
+
+def _let_go(system: System, claim: Claim, reason: str, *, charged: bool) -> None:
+    log.warning("run %s: %s", claim.run_id, reason)
+    _discard(system, claim)
+    failpoint("training.before_give_back")
+    try:
+        with system.db.transaction() as session:
+            runs.give_back(session, claim, reason, charged=charged, max_attempts=system.settings.max_attempts)
+    except LeaseLost as error:
+        log.warning("%s", error.message)
+
+
 def _fail(system: System, claim: Claim, reason: str) -> None:
     log.error("run %s failed: %s", claim.run_id, reason)
     _discard(system, claim)
     try:
         with system.db.transaction() as session:
-            runs.end_run(session, claim, RunState.FAILED, reason)
+            runs.end_run(session, claim, RunState.FAILED, reason, while_in=(RunState.TRAINING,))
     except LeaseLost as error:
         log.warning("%s", error.message)
 
 
 def _discard(system: System, claim: Claim) -> None:
-    """Only what this fence wrote: a later owner's folder has another name."""
+    """Only what this fence wrote (a later owner's folder has another name), unless it was handed over: then
+    it is a version, whatever befell us afterwards.
+    """
     with system.db.reading() as session:
         name = session.get_one(Model, claim.model_id).name
-    system.versions.discard(system.versions.candidate_path(name, claim.run_id, claim.fence))
-
-
-def sweep_runs(session: Session, *, max_attempts: int, stuck_s: float) -> int:
-    """Take runs from dead or stuck owners, and ring again for those that nobody has heard; how many."""
-    around_commit(session, "sweeper")
-    dead = runs.list_dead(session, stuck_s=stuck_s)
-    for run in dead:
-        run.fence += 1  # whatever the old owner still writes no longer counts
-        if run.attempt < max_attempts:
-            run.state = RunState.QUEUED
-            run.lease_until = None
-            run.heartbeat_at = func.now()
-            emit(session, RunRequested(model_id=run.model_id, run_id=str(run.id), kind=run.kind))
-        else:
-            _give_up(session, run)
-    unrung = runs.list_unrung(session, after_s=RING_AGAIN_S)
-    for run in unrung:
-        if run.lease_until is not None and run.attempt >= max_attempts:
-            _give_up(session, run)
-        else:
-            run.heartbeat_at = func.now()
-            emit(session, _doorbell(run))
-    session.flush()
-    return len(dead) + len(unrung)
-
-
-def _give_up(session: Session, run: Run) -> None:
-    run.reason = f"Whoever worked on it stopped {run.attempt} times while {run.state}; it is not tried again."
-    run.state = RunState.FAILED
-    run.lease_until = None
-    run.ended_at = func.now()
-    emit(session, RunEnded(model_id=run.model_id, run_id=str(run.id)))
-
-
-def _doorbell(run: Run) -> Event:
-    if run.state == RunState.QUEUED:
-        return RunRequested(model_id=run.model_id, run_id=str(run.id), kind=run.kind)
-    if run.state == RunState.JUDGING:
-        return CandidateTrained(model_id=run.model_id, run_id=str(run.id))
-    return CandidatePassed(model_id=run.model_id, run_id=str(run.id))
+        path = system.versions.candidate_path(name, claim.run_id, claim.fence)
+        handed_over = session.scalar(
+            select(Version.number).where(Version.model_id == claim.model_id, Version.path == path)
+        )
+    if handed_over is None:
+        system.versions.discard(path)

@@ -119,6 +119,9 @@ def _weigh_past(past: Sequence[Run], wish: Wish, waiting: Waiting) -> Wish | Ref
         return Refusal("nothing-new", "A run for exactly these statements has had its verdict.")
     failed = [run for run in past if run.state == RunState.FAILED]
     recent = [run for run in failed if waiting.newest_at is None or run.created_at > waiting.newest_at]
+    if any(run.progress.get("quarantined") for run in recent):
+        said = "The run for this was quarantined; a new statement or a person starts the next one."
+        return Refusal("gave-up", said)
     if len(recent) >= MAX_FAILED:
         said = f"{len(recent)} runs for this failed; a new statement or a person starts the next one."
         return Refusal("gave-up", said)

@@ -8,9 +8,9 @@ from celery import shared_task
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from backtalk import promotion, review, training, triggers, upkeep
+from backtalk import promotion, review, sweeper, training, triggers, upkeep
 from backtalk.errors import Unavailable
-from workers.process import get_system, get_trainers
+from workers.process import get_system, get_trainers, is_stopping, training_a_run
 
 #: Short and idempotent: acknowledged when done, so a killed worker's task is delivered again.
 EVENT: dict[str, Any] = {
@@ -48,7 +48,8 @@ def nightly() -> None:
 
 @shared_task(name="training.train")
 def train(run_id: str) -> None:
-    training.train_run(get_system(), get_trainers(), run_id)
+    with training_a_run():
+        training.train_run(get_system(), get_trainers(), run_id, is_stopping)
 
 
 @shared_task(name="promotion.judge", **EVENT)
@@ -71,9 +72,7 @@ def ring_again() -> None:
     system = get_system()
     with system.db.transaction() as session:
         review.ring_unprepared(session)
-        training.sweep_runs(
-            session, max_attempts=system.settings.max_attempts, stuck_s=system.settings.stuck_s
-        )
+        sweeper.sweep_runs(session, system.settings)
 
 
 @shared_task(name="upkeep.retain_images", **TICK)

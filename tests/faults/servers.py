@@ -76,7 +76,8 @@ class Postgres(_Server):
     server: PostgresServer
 
     def _launch(self) -> PostgresServer:
-        return PostgresServer.start(self.folder, durable=False)
+        # Not durable, it would rightly forget commits when it is killed.
+        return PostgresServer.start(self.folder, durable=True)
 
     def restart(self, mode: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT is `pg_ctl -m immediate`, SIGINT is `fast`; back when it answers again."""
