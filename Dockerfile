@@ -15,6 +15,7 @@ RUN sed -n '/^setuptools==/,/# via/p' requirements/dev.txt > build.txt \
  && pip install --no-cache-dir --require-hashes --only-binary :all: -r build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY backtalk backtalk
+COPY configs configs
 COPY migrations migrations
 COPY services services
 COPY workers workers

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
     store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
     images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
+    recipes: Path | None = Field(None, description="Recipes of one's own; they come before ours.")
     serving_prefix: str = Field(
         "/models", pattern=r'^/[^"\\\s]*$', description="Where TensorFlow Serving sees the store."
     )

@@ -24,6 +24,7 @@ TRIGGER_FIELDS = {
     "min_per_class",
     "nightly",
     "nightly_kind",
+    "nightly_recipe",
     "nightly_min_new",
     "timezone",
     "hold",
@@ -103,7 +104,7 @@ def look(session: Session, model_id: int, now: datetime | None = None) -> Scene:
     latest = find_latest_night(policy, now)
     if latest is not None and night_begins(policy, latest) > model.created_at:
         nights = replace(nights, considered=max(latest, nights.considered or latest))
-    waiting = {kind: count_waiting(session, model, kind) for kind in {RunKind.HEAD, policy.nightly_kind}}
+    waiting = {kind: count_waiting(session, model, kind) for kind in RunKind}
     return Scene(model, policy, now, waiting, nights)
 
 

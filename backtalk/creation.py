@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backtalk import audit, snapshots
+from backtalk.backboning import DEFAULT_BACKBONE, BackboneWish, prepare_backbone
 from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder, thin_out
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
 from backtalk.callers import CLI, Caller
@@ -66,7 +67,7 @@ def create_model(
     *,
     name: str,
     folder: Path,
-    backbone: str = "efficientnet-lite0",
+    backbone: str | BackboneWish = DEFAULT_BACKBONE,
     policy: dict[str, Any] | None = None,
     report: Report = lambda *_: None,
     caller: Caller = CLI,
@@ -82,7 +83,7 @@ def create_model(
     require_built(checked.nightly_kind)
     _check_free(system, name)
     base = scan_folder(folder)
-    described = _prepare_backbone(system, trainers, backbone, report)
+    described = prepare_backbone(system, trainers, backbone, report)
     runtime = Backbone(system.versions.backbone_dir(described["digest"]), system.settings.inference_threads)
     inputs, embeddings = _embed(system, base, runtime, report)
     check_images(base)
@@ -121,17 +122,6 @@ def _check_free(system: System, name: str) -> None:
     with system.db.reading() as session:
         if session.scalar(select(Model.id).where(Model.name == name)) is not None:
             raise NameTaken(f"There is a model {name!r} already. Choose another name.")
-
-
-def _prepare_backbone(system: System, trainers: Trainers, backbone: str, report: Report) -> dict[str, Any]:
-    report("backbone", 0, 1)
-    with trainers.taken(None, system.versions.root) as trainer:
-        described: dict[str, Any] = trainer.call(
-            {"do": "prepare_backbone", "name": backbone, "store": str(system.versions.root)},
-            lambda progress: report("backbone", progress.get("fraction", 0.0), 1),
-        )
-    report("backbone", 1, 1)
-    return described | {"name": backbone}
 
 
 def _embed(

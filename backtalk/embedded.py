@@ -214,11 +214,12 @@ def commands() -> dict[str, list[str]]:
     # Where all runs as root already, Celery's warning about it helps nobody.
     celery = [sys.executable, "-W", "ignore:You're running the worker", "-m", "celery", "--quiet"]
     worker = [*celery, "-A", "workers.app", "worker", "--without-mingle", "--without-gossip"]
-    head = f"training-{RunKind.HEAD}"
+    head, full = (f"training-{kind}" for kind in (RunKind.HEAD, RunKind.FULL))
     return {
         "api": [*python, "gunicorn", "-c", "python:services.gunicorn_conf"],
         "events": [*worker, "-Q", "events", "-n", "events@%h", "-c", "2"],
         head: [*worker, "-Q", head, "-n", f"{head}@%h", "-c", "1"],
+        full: [*worker, "-Q", full, "-n", f"{full}@%h", "-c", "1"],
         "beat": [*celery, "-A", "workers.beat", "beat"],
         "relay": [*python, "workers.relay"],
     }

@@ -67,6 +67,14 @@ class InvalidPolicy(InvalidInput):
     pass
 
 
+class InvalidRecipe(InvalidInput):
+    """A recipe with an unknown key or a bad value."""
+
+
+class UnknownRecipe(InvalidInput):
+    pass
+
+
 class InvalidName(InvalidInput):
     pass
 
@@ -166,8 +174,20 @@ class WorkerStopping(BacktalkError):
     """This worker was asked to stop: its run goes to another."""
 
 
+class WeightsRefused(BacktalkError):
+    """Weights that are not there, or a file that is not what it should be; nothing in it was run."""
+
+
 class TrainerFailed(BacktalkError):
     """The trainer ended without a result."""
+
+
+class TrainingDiverged(TrainerFailed):
+    """The loss is no number any more; the message names the step."""
+
+
+class OutOfRoom(TrainerFailed):
+    """The disk is full, or the run needs more memory than it may have."""
 
 
 class SnapshotUnusable(BacktalkError):

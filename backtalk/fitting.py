@@ -55,6 +55,7 @@ class FitRequest:
     seed: int
     snapshot_digest: str
     artefact: str  # relative to the store
+    tuning: dict[str, Any] | None = None  # of a full run: how its backbone was moved
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def fit_head(
     finally:
         shutil.rmtree(job, ignore_errors=True)
     metrics = {key: fitted[key] for key in ("chosen", "counts", "validation")} | {"verified": verified}
+    if request.tuning is not None:
+        metrics["tuning"] = request.tuning
     return Fitted(fitted["artefact_digest"], metrics, fitted["seconds"] | {"verify": verify_s})
 
 
@@ -123,5 +126,6 @@ def _write_job(job: Path, versions: VersionStore, request: FitRequest, data: Fit
         "snapshot_digest": request.snapshot_digest,
         "artefact": str(versions.resolve(request.artefact)),
         "golden": str(versions.golden_path(request.model)),
+        "tuning": request.tuning,
     }
     (job / "job.json").write_text(json.dumps(content), encoding="utf-8")

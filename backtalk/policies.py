@@ -26,8 +26,8 @@ from backtalk.policy import Policy
 from backtalk.states import RunKind
 from backtalk.tables import Model
 
-#: Kinds of run that can be made. A full run moves the backbone, which nothing does yet.
-BUILT_KINDS = (RunKind.HEAD,)
+#: Kinds of run that can be made.
+BUILT_KINDS = (RunKind.HEAD, RunKind.FULL)
 
 
 def get_policy(model: Model) -> Policy:

@@ -25,6 +25,9 @@ class Policy(BaseModel):
     min_per_class: int = Field(0, ge=0, le=_MANY, description="And so many of each label among them.")
     nightly: str | None = Field("02:00", description="Local time HH:MM of the nightly run, or null.")
     nightly_kind: RunKind = Field(RunKind.HEAD, description="Kind of the nightly run.")
+    nightly_recipe: str = Field(
+        "default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Recipe of nightly full runs."
+    )
     nightly_min_new: int = Field(
         1, ge=0, le=_MANY, description="Decided statements without which a night is skipped."
     )

@@ -480,6 +480,8 @@ class Run(Base):
     progress_at: Mapped[datetime | None]
     progress: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # step, fraction, seconds by part
     snapshot_digest: Mapped[str | None]
+    recipe: Mapped[Json | None]  # of a full run: its name, and once claimed all of it
+    tuned_on: Mapped[str | None]  # of a full run: digest of the snapshot that its backbone learns from
     decision_cut: Mapped[int] = mapped_column(server_default=text("0"))  # highest decision in the snapshot
     base_version: Mapped[int | None]  # the champion at the claim
     version: Mapped[int | None]  # the number that it drew

@@ -31,6 +31,11 @@ _ENVIRONMENT = {
 }
 
 
+#: Of a trainer for a full run: the threads are its own business, and a GPU is used where there is one.
+_TUNER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+_PATIENCE_S, _TUNER_PATIENCE_S = 2.0, 20.0  # between SIGTERM and SIGKILL: a step and a checkpoint take time
+
+
 def _never() -> bool:
     return False
 
@@ -42,8 +47,9 @@ def _hear_nothing(_progress: dict[str, Any]) -> None:
 class Trainer:
     """One child process, for one run: what it allocates is freed with it. Not thread-safe."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], patience_s: float = _PATIENCE_S) -> None:
         self._process = process
+        self._patience_s = patience_s
         self._unread = b""
 
     @classmethod
@@ -52,17 +58,15 @@ class Trainer:
 
         Call it from a thread that outlives the trainer: the kernel kills the trainer when that thread ends.
         """
-        command = [sys.executable, "-m", "backtalk.learn.trainer", "--parent", str(os.getpid())]
+        words = []
         if backbone_digest is not None and store is not None:
-            command += ["--backbone", backbone_digest, "--store", str(store)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | _ENVIRONMENT,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children in order
-        )
-        return cls(process)
+            words = ["--backbone", backbone_digest, "--store", str(store)]
+        return cls(_start_process(words, _ENVIRONMENT))
+
+    @classmethod
+    def start_tuner(cls) -> Self:
+        """Start a process for a full run. It is given time to write a checkpoint when it is closed."""
+        return cls(_start_process([], _TUNER_ENVIRONMENT), _TUNER_PATIENCE_S)
 
     @property
     def pid(self) -> int:
@@ -143,7 +147,17 @@ class Trainer:
                     pipe.close()
                 except OSError:  # unsent bytes for a process that is gone
                     continue
-        stop_child(self._process, timeout_s=2.0)
+        stop_child(self._process, timeout_s=self._patience_s)
+
+
+def _start_process(words: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "backtalk.learn.trainer", "--parent", str(os.getpid()), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | environment,
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children in order
+    )
 
 
 def _make_error(condition: str, message: str) -> BacktalkError:

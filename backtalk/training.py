@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from backtalk import runs
 from backtalk.errors import (
     ArtefactInvalid,
+    InvalidInput,
     LeaseLost,
-    NotYet,
     SnapshotUnusable,
     TrainerFailed,
     WorkerStopping,
@@ -29,6 +29,7 @@ from backtalk.states import RunKind, RunState, VersionState
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Version
 from backtalk.trainers import Trainers
+from backtalk.tuning import Tuned, clear_work, tune_backbone
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def train_run(system: System, trainers: Trainers, run_id: str, is_stopping: Stop
         _let_go(system, claim, error.message, charged=False)
     except TrainerFailed as error:
         _weigh_failure(system, claim, error)
-    except (SnapshotUnusable, ArtefactInvalid, NotYet) as error:
+    except (SnapshotUnusable, ArtefactInvalid, InvalidInput) as error:
         _fail(system, claim, error.message)
     except Exception as error:
         _fail(system, claim, f"Unexpected {type(error).__name__}: {error}")
@@ -75,24 +76,26 @@ def train_run(system: System, trainers: Trainers, run_id: str, is_stopping: Stop
 
 def _train(system: System, trainers: Trainers, claim: Claim, is_stopping: Stopping) -> None:
     started = monotonic()
+    heart = Heart(system, claim, is_stopping)
+    with system.db.reading() as session:
+        is_full = runs.get_run(session, claim.run_id).kind == RunKind.FULL
+    tuned = tune_backbone(system, claim, heart) if is_full else None
     with system.db.transaction() as session:
-        request, digest = _prepare(session, system, claim)
+        request, digest = _prepare(session, system, claim, tuned)
         around_commit(session, "training.snapshot")
     data = read_lessons(system, claim.model_id, request, digest)
-    heart = Heart(system, claim, is_stopping)
     heart({"part": "read", "seconds": {"read": round(monotonic() - started, 3)}})
     fitted = fit_head(system.versions, trainers, request, data, heart)
     with system.db.transaction() as session:
         _hand_over(session, claim, request, fitted)
         around_commit(session, "training.hand_over")
+    clear_work(system.versions.root, claim.run_id)
     log.info("run %s: candidate %d trained", claim.run_id, request.version)
 
 
-def _prepare(session: Session, system: System, claim: Claim) -> tuple[FitRequest, str]:
-    """Freeze what is learned from, and draw the version's number."""
+def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None) -> tuple[FitRequest, str]:
+    """Freeze what the head is fitted to, newer than what its backbone learned from; draw the number."""
     run = runs.get_run(session, claim.run_id)
-    if run.kind != RunKind.HEAD:
-        raise NotYet("Full runs are not built yet. Use kind `head`.")
     model = session.get_one(Model, claim.model_id)
     champion = session.scalars(
         select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
@@ -115,11 +118,12 @@ def _prepare(session: Session, system: System, claim: Claim) -> tuple[FitRequest
         version=number,
         parent_version=None if tainted else champion.number,
         labels=list(model.labels),
-        backbone_digest=champion.backbone_digest,
+        backbone_digest=tuned.digest if tuned else champion.backbone_digest,
         champion_head=None if tainted else system.versions.resolve(champion.path) / "head.npz",
         seed=run.seed,
         snapshot_digest=frozen.snapshot.digest,
         artefact=system.versions.candidate_path(model.name, run.id, claim.fence),
+        tuning=tuned.facts if tuned else None,
     )
     return request, frozen.snapshot.digest
 
@@ -205,6 +209,7 @@ def _fail(system: System, claim: Claim, reason: str) -> None:
     try:
         with system.db.transaction() as session:
             runs.end_run(session, claim, RunState.FAILED, reason, while_in=(RunState.TRAINING,))
+        clear_work(system.versions.root, claim.run_id)
     except LeaseLost as error:
         log.warning("%s", error.message)
 

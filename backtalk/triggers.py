@@ -5,6 +5,7 @@ Whatever is blocked gets `models.consider_at`, so no trigger can stall. `docs/tr
 
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from psycopg.errors import UniqueViolation
 from sqlalchemy import select
@@ -26,7 +27,7 @@ from backtalk.considerations import (
 )
 from backtalk.db import new_id
 from backtalk.draws import draw
-from backtalk.errors import RunActive
+from backtalk.errors import InvalidInput, RunActive
 from backtalk.events import ConsiderationDue, NightlyCame, RunRequested
 from backtalk.failpoints import around_commit
 from backtalk.nights import find_latest_night, night_begins
@@ -34,6 +35,7 @@ from backtalk.outbox import emit
 from backtalk.policies import get_policy as get_policy  # noqa: PLC0414 - part of what this module offers
 from backtalk.policies import require_built
 from backtalk.policies import set_policy as set_policy  # noqa: PLC0414
+from backtalk.recipes import DEFAULT, load_recipe
 from backtalk.states import RunKind, RunState
 from backtalk.tables import Model, OutboxEvent, Run, TriggerCheck
 from backtalk.wishes import (
@@ -103,7 +105,9 @@ def _decide(session: Session, scene: Scene) -> tuple[Wish | Refusal, Nights]:
     return night or withdrawn or approved, nights
 
 
-def _start_run(session: Session, scene: Scene, wish: Wish, caller: Caller) -> Run | None:
+def _start_run(
+    session: Session, scene: Scene, wish: Wish, caller: Caller, recipe: str | None = None
+) -> Run | None:
     """Queue the run; None where another one is active after all: the unique indexes decide."""
     run = Run(
         id=new_id(),
@@ -113,6 +117,7 @@ def _start_run(session: Session, scene: Scene, wish: Wish, caller: Caller) -> Ru
         retry=wish.retry,
         requested_by=caller.actor,
         state=RunState.QUEUED,
+        recipe={"name": recipe or scene.policy.nightly_recipe} if wish.kind == RunKind.FULL else None,
         seed=int(draw(scene.model.salt, "seed", f"{wish.kind}:{wish.key}:{wish.retry}") * 2**31),
         created_at=scene.now,
     )
@@ -127,9 +132,31 @@ def _start_run(session: Session, scene: Scene, wish: Wish, caller: Caller) -> Ru
     return run
 
 
+def check_recipe(kind: RunKind, recipe: str | None, folder: Path | None) -> str | None:
+    """The recipe of a run that somebody asks for; `folder` holds the installation's own.
+
+    Raises:
+        InvalidInput: a head run has none.
+        UnknownRecipe, InvalidRecipe
+    """
+    if kind != RunKind.FULL:
+        if recipe is not None:
+            raise InvalidInput("A head run has no recipe: leave it out, or ask for a full run.")
+        return None
+    name = recipe or DEFAULT
+    load_recipe(name, folder)
+    return name
+
+
 # --- a person asks ---------------------------------------------------------------------------------
 def request_run(
-    session: Session, *, model: Model, kind: str, caller: Caller, now: datetime | None = None
+    session: Session,
+    *,
+    model: Model,
+    kind: str,
+    caller: Caller,
+    recipe: str | None = None,
+    now: datetime | None = None,
 ) -> Run:
     """Queue a run at a person's wish, whatever has been approved, and under hold too.
 
@@ -142,7 +169,7 @@ def request_run(
     scene = look(session, model.id, now)
     said = f"{caller.actor} asked for a {kind} run."
     wish = Wish(kind, f"manual:{new_id()}", said)
-    run = _start_run(session, scene, wish, caller)
+    run = _start_run(session, scene, wish, caller, recipe)
     if run is None:
         active = find_active_run(session, model.id, kind)
         raise RunActive(

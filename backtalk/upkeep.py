@@ -93,10 +93,11 @@ def sweep(system: System) -> None:
             ).all()
         )
         known = set(session.scalars(select(Version.path)))
+        active = {str(i) for i in session.scalars(select(Run.id).where(Run.state.in_(ACTIVE_RUN_STATES)))}
         model_ids = list(session.scalars(select(Model.id)))
     for model_id in model_ids:
         prune_versions(system, model_id)
-    _remove_leftovers(system, known)
+    _remove_leftovers(system, known, active)
     removals.remove_pending(system)
     if _named_live(system) != live:
         rewrite_models_config(system)  # a promotion broke off between its commit and this file
@@ -109,14 +110,15 @@ def _named_live(system: System) -> dict[str, int] | None:
         return None
 
 
-def _remove_leftovers(system: System, known: set[str]) -> None:
+def _remove_leftovers(system: System, known: set[str], active: set[str]) -> None:
     """Folders of attempts that no version names, once they are too old to belong to a run at work."""
     failpoint("upkeep.before_leftovers")
     root = system.versions.root
     candidates = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
+    ended = [p for p in root.glob(".training/*") if p.name not in active]
     # A removal that broke off after its first rename, and a file that was written aside and never renamed.
     torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
-    for path in [*candidates, *root.glob(".jobs/*"), *torn]:
+    for path in [*candidates, *root.glob(".jobs/*"), *ended, *torn]:
         if _age_s(path) > LEFTOVER_AFTER_S:
             _remove(path)
             log.info("removed %s, left by work that broke off", path.name)

@@ -5,6 +5,7 @@ Each is for one kind of process; all take their versions from dev.txt, which has
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -14,6 +15,8 @@ EXTRAS = {
     "worker": ["workers"],
     "train": ["workers", "train", "weights"],
 }
+#: Not for every installation: larger weights than the default needs.
+OPTIONAL = {"weights-lite": ["weights-lite"]}
 OPTIONS = ["--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url"]
 
 
@@ -27,12 +30,17 @@ def compile_lock(name: str, *arguments: str) -> None:
     )
 
 
+def _name(extras: list[str]) -> list[str]:
+    return [word for extra in extras for word in ("--extra", extra)]
+
+
 def main() -> None:
     upgrade = sys.argv[1:]
-    compile_lock("dev", "--all-extras", *upgrade)
-    for name, extras in EXTRAS.items():
-        chosen = [word for extra in extras for word in ("--extra", extra)]
-        compile_lock(name, *chosen, "--constraint", "requirements/dev.txt", *upgrade)
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    everything = [extra for extra in project["project"]["optional-dependencies"] if extra not in OPTIONAL]
+    compile_lock("dev", *_name(everything), *upgrade)
+    for name, extras in (EXTRAS | OPTIONAL).items():
+        compile_lock(name, *_name(extras), "--constraint", "requirements/dev.txt", *upgrade)
 
 
 if __name__ == "__main__":

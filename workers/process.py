@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backtalk import bootstrap
 from backtalk.children import die_with_parent
 from backtalk.config import Settings
-from backtalk.states import VersionState
+from backtalk.states import RunKind, VersionState
 from backtalk.system import System
 from backtalk.tables import Version
 from backtalk.trainers import Trainers
@@ -38,6 +38,7 @@ class _Process:
     system: System | None = None
     trainers: Trainers | None = None
     trains = False
+    keeps_warm = False  # hours wait for nobody: full runs start their trainers when they need them
     busy = False  # a run is in hand
     asked = False  # SIGTERM came to this very process
     #: When runs must be given back, told by the main process to those that it forked; 0: it is not stopping.
@@ -54,7 +55,7 @@ def get_system() -> System:
 def get_trainers() -> Trainers:
     """This process's trainers, made at the first call."""
     if _Process.trainers is None:
-        _Process.trainers = Trainers(warm=get_system().settings.warm_trainer)
+        _Process.trainers = Trainers(warm=_Process.keeps_warm and get_system().settings.warm_trainer)
     return _Process.trainers
 
 
@@ -118,6 +119,7 @@ def _find_backbone() -> str | None:
 @celeryd_init.connect
 def _note_role(sender: str, **_: Any) -> None:
     _Process.trains = sender.startswith(TRAINING_HOST)
+    _Process.keeps_warm = sender.startswith(f"{TRAINING_HOST}-{RunKind.HEAD}@")
     _Process.give_back_at = mmap.mmap(-1, _MOMENT.size)  # shared with what is forked from here on
     if REMAP_SIGTERM != "SIGQUIT":  # read when Celery was imported, so it is too late to set it here
         LOG.warning("set REMAP_SIGTERM=SIGQUIT, or this worker waits for its tasks without end when stopped")
@@ -137,7 +139,8 @@ def _start(**_: Any) -> None:
     die_with_parent()  # a killed worker's pool would wait for work that nobody hands out
     if _Process.trains:
         signal.signal(signal.SIGTERM, _note_sigterm)
-        get_trainers().keep_spare(_find_backbone(), get_system().settings.store_path)
+        if _Process.keeps_warm:
+            get_trainers().keep_spare(_find_backbone(), get_system().settings.store_path)
 
 
 @worker_process_shutdown.connect

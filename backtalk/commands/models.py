@@ -34,12 +34,23 @@ def models() -> None:
     help="A folder with one folder of images per label.",
 )
 @click.option("--policy", "pairs", multiple=True, metavar="KEY=VALUE", help="May be given several times.")
-@click.option("--backbone", default="efficientnet-lite0", show_default=True, hidden=True)
+@click.option("--backbone", default="efficientnet-lite0", show_default=True, help="See docs/recipes.md.")
+@click.option("--input-size", type=int, help="Side of its images; the backbone's own if not given.")
+@click.option("--weights", metavar="FILE", help="Its weights, or `random`; ImageNet's if not given.")
 @home_option
-def create_model(name: str, folder: Path, pairs: tuple[str, ...], backbone: str, home: Path | None) -> None:
+def create_model(
+    name: str,
+    folder: Path,
+    pairs: tuple[str, ...],
+    backbone: str,
+    input_size: int | None,
+    weights: str | None,
+    home: Path | None,
+) -> None:
     """Make a model from images sorted into folders, and train version 1."""
     policy = parse_pairs(pairs)
     from backtalk import creation
+    from backtalk.backboning import BackboneWish
     from backtalk.trainers import Trainers
 
     with open_system(home, f"models create {name}") as system:
@@ -51,7 +62,7 @@ def create_model(name: str, folder: Path, pairs: tuple[str, ...], backbone: str,
                     trainers,
                     name=name,
                     folder=folder,
-                    backbone=backbone,
+                    backbone=BackboneWish(backbone, input_size, weights),
                     policy=policy,
                     report=report,
                 )
@@ -112,14 +123,16 @@ def set_policy(name: str, pairs: tuple[str, ...], home: Path | None) -> None:
 @click.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice([str(kind) for kind in RunKind]), default=str(RunKind.HEAD))
+@click.option("--recipe", help="Of a full run; `default` if not given. See docs/recipes.md.")
 @home_option
-def train(name: str, kind: str, home: Path | None) -> None:
+def train(name: str, kind: str, recipe: str | None, home: Path | None) -> None:
     """Ask for a run now; prints its id."""
     from backtalk import catalogue, triggers
 
     with open_system(home, "train") as system, system.db.transaction() as session:
         model = catalogue.get_model(session, name)
-        run = triggers.request_run(session, model=model, kind=RunKind(kind), caller=CLI)
+        recipe = triggers.check_recipe(RunKind(kind), recipe, system.settings.recipes)
+        run = triggers.request_run(session, model=model, kind=RunKind(kind), caller=CLI, recipe=recipe)
         run_id = str(run.id)
     click.echo(run_id)
     click.echo(f"`backtalk status {name}` shows how it goes.", err=True)

@@ -10,40 +10,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from backtalk.errors import ArtefactInvalid, InvalidInput
+from backtalk.errors import ArtefactInvalid
+from backtalk.learn.architectures import get_architecture
 from backtalk.learn.flow import tf
-from backtalk.learn.weights import get_lite0_path, read_legacy_torch
 from backtalk.runtime import DESCRIPTION, FLATBUFFER
 from backtalk.sums import SUMS, make_folder, sync_folder, verify_sums, write_sums
 
 GRAPH = "graph.pb"
 WEIGHTS = "weights.npz"
 INPUT, OUTPUT = "image", "Identity"  # the nodes of `graph.pb`
-TINY_SEED = 3
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a backbone is made. `build` returns a Keras model; a change of it wants another `revision`."""
-
-    name: str
-    revision: int
-    input_size: int
-    width: int
-    weights_sha256: Callable[[], str]
-    build: Callable[[], Any]
-
-    def source_digest(self) -> str:
-        """SHA-256 over the weights and the recipe: the same source is never made twice."""
-        source = [self.name, self.revision, self.input_size, self.width, self.weights_sha256()]
-        return sha256(json.dumps(source).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -57,56 +39,60 @@ class Prepared:
     width: int
 
 
-def _build_lite0() -> Any:
-    from backtalk.learn import networks
-
-    model = networks.build_lite0()
-    networks.fill_lite0(model, read_legacy_torch(get_lite0_path()))
-    return model
-
-
-def _digest_lite0() -> str:
-    with get_lite0_path().open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def _build_tiny() -> Any:
-    from backtalk.learn import networks
-
-    model = networks.build_tiny()
-    networks.fill_tiny(model, TINY_SEED)
-    return model
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("efficientnet-lite0", 1, 224, 1280, _digest_lite0, _build_lite0),
-        Recipe("tiny", 1, 32, 16, lambda: f"random {TINY_SEED}", _build_tiny),
-    )
-}
-
-
-def prepare_backbone(name: str, store: Path) -> Prepared:
+def prepare_backbone(
+    name: str, store: Path, input_size: int | None = None, weights: str | None = None
+) -> Prepared:
     """Put a backbone into the store, unless it is there. Atomic: it appears whole or not at all.
 
+    Args:
+        input_size: side of its images; the architecture's own if none.
+        weights: a file, or `random`; if none, wherever its ImageNet weights are found.
+
     Raises:
-        InvalidInput: no backbone of that name.
-        WeightsRefused: its weights are not installed, or not what they should be.
+        InvalidInput: no backbone of that name, or a size that it cannot take.
+        WeightsRefused: its weights are not there, or not what they should be.
         ArtefactInvalid: it is there, but damaged.
     """
-    recipe = RECIPES.get(name)
-    if recipe is None:
-        raise InvalidInput(f"There is no backbone {name!r}: use {' or '.join(sorted(RECIPES))}.")
-    root = store / "_backbones"
-    source_digest = recipe.source_digest()
-    there = _find_prepared(root, source_digest)
+    architecture = get_architecture(name)
+    size = architecture.check_size(input_size)
+    source = architecture.find_weights(weights)
+    source_digest = architecture.digest_source(size, source)
+    there = _find_prepared(store / "_backbones", source_digest)
     if there is not None:
         return there
+    return _put(store, architecture.build_filled(size, source), name, source_digest)
+
+
+def put_tuned(store: Path, model: Any, name: str) -> Prepared:
+    """Put a backbone into the store that a full run has moved; where it came from is the run's to say."""
+    values = sha256(b"tuned")
+    for value in model.variables:
+        values.update(np.ascontiguousarray(value.numpy()).tobytes())
+    return _put(store, model, name, values.hexdigest())
+
+
+def load_model(folder: Path) -> tuple[Any, Prepared]:
+    """A backbone of the store as a Keras model, to be trained further.
+
+    Raises:
+        ArtefactInvalid: it is missing or damaged.
+        InvalidInput: this release does not know its architecture.
+    """
+    verify_backbone(folder)
+    described = Prepared(**json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+    model = get_architecture(described.name).build(described.input_size)
+    with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
+        for value in model.variables:
+            value.assign(stored[value.path])
+    return model, described
+
+
+def _put(store: Path, model: Any, name: str, source_digest: str) -> Prepared:
+    root = store / "_backbones"
     aside = root / f".new-{uuid4().hex}"
     make_folder(aside)
     try:
-        prepared = _write(recipe, source_digest, aside)
+        prepared = _write(model, name, source_digest, aside)
         write_sums(aside)
         _publish(aside, root / prepared.digest)
     finally:
@@ -142,28 +128,26 @@ def verify_backbone(folder: Path) -> None:
         raise ArtefactInvalid(f"{folder / FLATBUFFER} is not the file that the folder's name promises.")
 
 
-def _write(recipe: Recipe, source_digest: str, folder: Path) -> Prepared:
-    model = recipe.build()
+def _write(model: Any, name: str, source_digest: str, folder: Path) -> Prepared:
+    size, width = int(model.input_shape[1]), int(model.output_shape[-1])
     flatbuffer = tf.lite.TFLiteConverter.from_concrete_functions(
-        [_freeze(model, recipe, 1)], tf.Module()
+        [_freeze(model, size, 1)], tf.Module()
     ).convert()
-    digest = sha256(flatbuffer).hexdigest()
-    prepared = Prepared(recipe.name, digest, source_digest, recipe.input_size, recipe.width)
+    prepared = Prepared(name, sha256(flatbuffer).hexdigest(), source_digest, size, width)
     (folder / FLATBUFFER).write_bytes(flatbuffer)
-    graph = _freeze(model, recipe, None).graph.as_graph_def()
+    graph = _freeze(model, size, None).graph.as_graph_def()
     (folder / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
     np.savez(folder / WEIGHTS, **{value.path: value.numpy() for value in model.variables})
     (folder / DESCRIPTION).write_text(json.dumps(asdict(prepared), indent=1), encoding="utf-8")
     return prepared
 
 
-def _freeze(model: Any, recipe: Recipe, batch: int | None) -> Any:
+def _freeze(model: Any, size: int, batch: int | None) -> Any:
     """The net as a TensorFlow function whose weights are constants: (batch, S, S, 3) uint8 → (batch, D)."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    shape = [batch, recipe.input_size, recipe.input_size, 3]
     traced = tf.function(lambda image: model(image, training=False)).get_concrete_function(
-        tf.TensorSpec(shape, tf.uint8, name=INPUT)
+        tf.TensorSpec([batch, size, size, 3], tf.uint8, name=INPUT)
     )
     return convert_variables_to_constants_v2(traced)
 

@@ -3,6 +3,7 @@
 Each takes `(N, S, S, 3)` uint8 and normalises inside, so whatever loads the model needs no recipe of its own.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,7 +38,28 @@ LITE0_STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-LITE0_STEM, LITE0_WIDTH = 32, 1280
+LITE_STEM, LITE_WIDTH = 32, 1280
+#: Width, depth and input size of each (tensorflow/tpu, models/official/efficientnet/lite).
+LITE_SCALES = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260))
+
+
+def lite_stages(number: int) -> tuple[Stage, ...]:
+    """EfficientNet-Lite0, 1 or 2. The first and the last stage keep their repeats at every depth."""
+    width, depth, _ = LITE_SCALES[number]
+    last = len(LITE0_STAGES) - 1
+    return tuple(
+        stage._replace(
+            filters=_round_filters(stage.filters * width),
+            repeats=stage.repeats if i in (0, last) else math.ceil(stage.repeats * depth),
+        )
+        for i, stage in enumerate(LITE0_STAGES)
+    )
+
+
+def _round_filters(filters: float) -> int:
+    """To a multiple of eight, and never down by more than a tenth."""
+    rounded = max(8, int(filters + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * filters else rounded
 
 
 @dataclass(frozen=True)
@@ -78,31 +100,33 @@ def _convolve(x: Any, filters: int, kernel: int, name: str, stride: int = 1, act
     return _normalise(x, name, activate)
 
 
-def _blocks() -> Iterator[_Block]:
+def _blocks(number: int) -> Iterator[_Block]:
     index = 0
-    for stage in LITE0_STAGES:
+    for stage in lite_stages(number):
         for repeat in range(stage.repeats):
             stride = stage.stride if repeat == 0 else 1
             yield _Block(f"block{index}", stage.kernel, stride, stage.expansion, stage.filters)
             index += 1
 
 
-def build_lite0(size: int = 224) -> keras.Model:
-    """EfficientNet-Lite0 up to its pooled features, `(N, size, size, 3)` uint8 → `(N, 1280)` float32.
+def build_lite(number: int, size: int) -> keras.Model:
+    """EfficientNet-Lite up to its pooled features, `(N, size, size, 3)` uint8 → `(N, 1280)` float32.
 
     Padding is TensorFlow's `same`; the input is read as (x − 127) / 128, as in the original recipe
     (tensorflow/tpu, models/official/efficientnet/lite).
     """
     pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescale")(pixels)
-    x = _convolve(x, LITE0_STEM, 3, "stem", stride=2)
-    for block in _blocks():
+    x = _convolve(x, LITE_STEM, 3, "stem", stride=2)
+    for block in _blocks(number):
         x = block(x)
-    x = _convolve(x, LITE0_WIDTH, 1, "head")
-    return keras.Model(pixels, layers.GlobalAveragePooling2D(name="embedding")(x), name="efficientnet_lite0")
+    x = _convolve(x, LITE_WIDTH, 1, "head")
+    return keras.Model(
+        pixels, layers.GlobalAveragePooling2D(name="embedding")(x), name=f"efficientnet_lite{number}"
+    )
 
 
-def fill_lite0(model: keras.Model, torch_weights: Weights) -> None:
+def fill_lite(number: int, model: keras.Model, torch_weights: Weights) -> None:
     """Put weights in torch's names and order into the Keras model.
 
     Raises:
@@ -110,7 +134,7 @@ def fill_lite0(model: keras.Model, torch_weights: Weights) -> None:
     """
     _fill(model, torch_weights, "stem", "_conv_stem", "_bn0")
     _fill(model, torch_weights, "head", "_conv_head", "_bn1")
-    for index, block in enumerate(_blocks()):
+    for index, block in enumerate(_blocks(number)):
         source = f"_blocks.{index}."
         if block.expansion != 1:
             _fill(model, torch_weights, f"{block.name}_expand", f"{source}_expand_conv", f"{source}_bn0")
@@ -152,3 +176,14 @@ def fill_tiny(model: keras.Model, seed: int) -> None:
         scale = np.sqrt(2 / fan_in) if value.ndim > 1 else 0.1
         filled.append(draw.normal(0, scale, value.shape).astype(np.float32))
     model.set_weights(filled)
+
+
+def build_application(function: str, size: int) -> keras.Model:
+    """One of Keras Applications with pooled features, `(N, size, size, 3)` uint8 → `(N, D)` float32."""
+    pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1.0, name="as_float")(pixels)
+    if function == "ResNet50":  # it was trained on blue, green, red, each less its mean over ImageNet
+        x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="centre")(x)
+        x = keras.ops.flip(x, axis=-1)
+    make = getattr(keras.applications, function)
+    return make(include_top=False, weights=None, input_tensor=x, pooling="avg")

@@ -28,10 +28,12 @@ def warm(store: Path, backbone_digest: str) -> dict[str, Any]:
     return {"backbone_digest": backbone_digest}
 
 
-def prepare(name: str, store: Path, tell: Tell) -> dict[str, Any]:
+def prepare(
+    name: str, store: Path, input_size: int | None, weights: str | None, tell: Tell
+) -> dict[str, Any]:
     """Put a backbone into the store, unless it is there."""
     tell("backbone", 0.0)
-    prepared = asdict(prepare_backbone(name, store))
+    prepared = asdict(prepare_backbone(name, store, input_size, weights))
     del prepared["name"]
     return prepared
 
@@ -52,6 +54,7 @@ class Job:
     snapshot_digest: str
     artefact: Path
     golden: Path
+    tuning: dict[str, Any] | None  # of a full run: how its backbone was moved
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
@@ -72,6 +75,7 @@ class Job:
                 snapshot_digest=stored["snapshot_digest"],
                 artefact=Path(stored["artefact"]),
                 golden=Path(stored["golden"]),
+                tuning=stored.get("tuning"),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{folder} holds no job that can be read: {error!r}") from None
@@ -134,6 +138,8 @@ def _export(job: Job, fitted: Fitted) -> str:
         "counts": fitted.counts,
         "validation": fitted.validation,
     }
+    if job.tuning is not None:
+        card["tuning"] = job.tuning
     return write_artefact(
         job.artefact,
         head=fitted.head,

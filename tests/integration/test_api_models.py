@@ -144,8 +144,15 @@ def test_a_run_asked_for_twice_with_one_key_is_one_run(api: Api, model: Model) -
     assert answers[0].get_json() == answers[1].get_json()
 
 
-def test_a_full_run_is_not_built_yet(api: Api, model: Model) -> None:
-    assert_problem(api.post("/v1/models/animals/runs", json={"kind": "full"}), 422, "not-yet")
+def test_a_full_run_is_asked_for_by_its_recipe(api: Api, model: Model) -> None:
+    path = "/v1/models/animals/runs"
+    problem = assert_problem(api.post(path, json={"kind": "full", "recipe": "nowhere"}), 422)
+    assert "default" in problem["detail"]
+    assert_problem(api.post(path, json={"kind": "head", "recipe": "quick"}), 422)
+    made = api.post(path, json={"kind": "full", "recipe": "quick"})
+    assert made.status_code == 202
+    shown = api.get(f"/v1/runs/{made.get_json()['id']}").get_json()
+    assert (shown["kind"], shown["recipe"]) == ("full", {"name": "quick"})
 
 
 def test_a_run_shows_snapshot_and_the_checks_of_its_last_judgement(
@@ -245,7 +252,8 @@ def test_a_policy_that_somebody_else_changed_is_412(api: Api, model: Model) -> N
         {"timezone": "Mars/Olympus"},
         {"margin": "NaN"},
         {"quorum": 3},
-        {"nightly_kind": "full"},
+        {"nightly_kind": "huge"},
+        {"nightly_recipe": "../quick"},
     ],
 )
 def test_a_bad_policy_is_422_and_changes_nothing(api: Api, model: Model, values: dict[str, object]) -> None:

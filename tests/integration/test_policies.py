@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from backtalk.callers import CLI
 from backtalk.db import finish
-from backtalk.errors import InvalidPolicy, NotYet
+from backtalk.errors import InvalidPolicy
 from backtalk.policy import Policy
 from backtalk.tables import AuditEntry, OutboxEvent, TriggerCheck
 from backtalk.triggers import announce_nightly, consider_model, emit_due, get_policy, set_policy
@@ -77,10 +77,9 @@ def test_a_bad_policy_is_refused_whole(session, model, changes, said):
     assert (model.policy, model.policy_version) == ({"nightly": None}, 1)
 
 
-def test_full_nights_are_not_yet(session, model):
-    with pytest.raises(NotYet, match="cannot be made yet"):
-        set_policy(session, model, {"nightly_kind": "full"}, CLI)
-    assert model.policy_version == 1
+def test_nights_may_be_full(session, model):
+    policy = set_policy(session, model, {"nightly_kind": "full", "nightly_recipe": "quick"}, CLI)
+    assert (policy.nightly_kind, policy.nightly_recipe) == ("full", "quick")
 
 
 def test_lifting_the_hold_asks_for_a_consideration(session, model):

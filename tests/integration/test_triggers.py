@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from backtalk.callers import CLI
 from backtalk.db import Database, finish
-from backtalk.errors import ModelNotFound, NotYet, RunActive
+from backtalk.errors import ModelNotFound, RunActive
 from backtalk.states import VERDICT_RUN_STATES, RunKind, RunState
 from backtalk.tables import AuditEntry, Model, OutboxEvent, Run, TriggerCheck
 from backtalk.triggers import consider_model, emit_due, request_run
@@ -252,8 +252,9 @@ def test_a_second_run_of_a_kind_is_refused(session):
     assert factories.count(session, Run) == 1
 
 
-def test_a_full_run_is_not_yet(session):
+def test_a_full_run_may_go_beside_a_head_run_and_names_its_recipe(session):
     model = make_model(session)
-    with pytest.raises(NotYet, match="cannot be made yet"):
-        request_run(session, model=model, kind=RunKind.FULL, caller=CLI)
-    assert factories.count(session, Run) == 0
+    head = request_run(session, model=model, kind=RunKind.HEAD, caller=CLI)
+    full = request_run(session, model=model, kind=RunKind.FULL, caller=CLI, recipe="quick")
+    assert (head.recipe, full.recipe) == (None, {"name": "quick"})
+    assert factories.count(session, Run) == 2

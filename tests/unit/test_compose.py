@@ -18,7 +18,7 @@ from backtalk.config import Settings
 from backtalk.store import VersionStore
 
 ROOT = Path(__file__).parents[2]
-LONG_RUNNING = ("api", "events", "training-head", "relay", "beat")
+LONG_RUNNING = ("api", "events", "training-head", "training-full", "relay", "beat")
 OURS = (*LONG_RUNNING, "migrate", "cli")
 
 

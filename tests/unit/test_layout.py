@@ -52,7 +52,7 @@ def test_every_package_is_in_the_wheel() -> None:
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {
         _relative(path.parent).replace("/", ".")
-        for package in (*PACKAGES, "demo", "migrations")
+        for package in (*PACKAGES, "configs", "demo", "migrations")
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert listed == found

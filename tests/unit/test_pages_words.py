@@ -27,6 +27,7 @@ def test_every_status_that_a_condition_can_have_is_known_to_the_pages():
         "TrainerFailed",
         "SnapshotUnusable",
         "WeightsRefused",
+        "WorkerStopping",
     }
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backtalk.errors import WeightsRefused
 from backtalk.learn.weights import (
     MAGIC,
     PROTOCOL,
-    WeightsRefused,
-    get_lite0_path,
+    get_lite_path,
     read_legacy_torch,
 )
 
@@ -116,7 +116,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_the_installed_weights_are_the_ones_that_their_name_promises() -> None:
-    weights = read_legacy_torch(get_lite0_path())
+    weights = read_legacy_torch(get_lite_path(0))
     assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert weights["_fc.weight"].shape == (1000, 1280)
     assert (

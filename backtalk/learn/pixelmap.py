@@ -1,0 +1,122 @@
+"""The pixels of a snapshot, decoded once by the same road as everything else, in one memory-mapped file.
+
+`pixels-<snapshot digest>-<size>.u8` holds (N, S, S, 3) uint8 and nothing else; the `.json` beside it says
+which rows could not be read. It is written aside and renamed, so an attempt after a crash takes it over.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backtalk.errors import ImageNotFound, RefusedImage
+from backtalk.images import decode, to_input
+from backtalk.store import ImageStore
+from backtalk.sums import make_folder, sync_folder, write_atomically
+
+Pixels = NDArray[np.uint8]  # (N, S, S, 3)
+Tell = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image in the store."""
+
+    store_key: str
+    orientation: int
+
+
+@dataclass(frozen=True, eq=False)
+class PixelMap:
+    path: Path
+    size: int
+    readable: NDArray[np.bool_]  # (N,): the others are black
+
+    def open(self) -> Pixels:
+        """Mapped copy-on-write: nothing is read before it is used, and nothing that is written stays."""
+        shape = (len(self.readable), self.size, self.size, 3)
+        return np.memmap(self.path, np.uint8, "c", shape=shape)
+
+
+def map_pixels(
+    folder: Path,
+    snapshot_digest: str,
+    size: int,
+    sources: Sequence[Source],
+    images: ImageStore,
+    *,
+    threads: int,
+    tell: Tell,
+) -> PixelMap:
+    """The map of these images, in their order: the one that is there, or a new one.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = folder / f"pixels-{snapshot_digest}-{size}.u8"
+    described = path.with_suffix(".json")
+    digest = sha256(json.dumps([[s.store_key, s.orientation] for s in sources]).encode()).hexdigest()
+    there = _find(path, described, digest, len(sources), size)
+    if there is not None:
+        return there
+    make_folder(folder)
+    aside = folder / f".new-{uuid4().hex}"
+    try:
+        readable = _decode_all(aside, size, sources, images, threads, tell)
+        content = {"sources": digest, "missing": np.flatnonzero(~readable).tolist()}
+        write_atomically(described, json.dumps(content).encode())
+        aside.rename(path)
+        sync_folder(folder)
+    finally:
+        aside.unlink(missing_ok=True)
+    return PixelMap(path, size, readable)
+
+
+def _find(path: Path, described: Path, digest: str, count: int, size: int) -> PixelMap | None:
+    try:
+        content = json.loads(described.read_text(encoding="utf-8"))
+        if content["sources"] != digest or path.stat().st_size != count * size * size * 3:
+            return None
+        readable = np.ones(count, np.bool_)
+        readable[content["missing"]] = False
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+    return PixelMap(path, size, readable)
+
+
+def _decode_all(
+    path: Path, size: int, sources: Sequence[Source], images: ImageStore, threads: int, tell: Tell
+) -> NDArray[np.bool_]:
+    """Pillow lets go of the interpreter while it decodes, so threads do."""
+    _reserve(path, len(sources) * size * size * 3)
+    pixels = np.memmap(path, np.uint8, "r+", shape=(len(sources), size, size, 3))
+    readable = np.zeros(len(sources), np.bool_)
+
+    def read(row: int) -> None:
+        try:
+            data = images.get(sources[row].store_key)
+            picture = decode(data, orientation=sources[row].orientation)
+        except (ImageNotFound, RefusedImage):
+            return
+        pixels[row] = to_input(picture.pixels, size)
+        readable[row] = True
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for done, _ in enumerate(pool.map(read, range(len(sources))), 1):
+            if done % 16 == 0 or done == len(sources):
+                tell(done / len(sources))
+    pixels.flush()
+    return readable
+
+
+def _reserve(path: Path, size: int) -> None:
+    """All of the room at once: a write to a mapped page that finds the disk full kills the process."""
+    with path.open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, size))

@@ -1,0 +1,128 @@
+"""Recipes of full runs: how a backbone is moved. `docs/recipes.md` explains each key."""
+
+import importlib.resources
+import re
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from backtalk.errors import InvalidRecipe, UnknownRecipe
+
+DEFAULT = "default"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LARGEST_BYTES = 100_000
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Augmentation(_Section):
+    """What may happen to an image before it is learned from; drawn by seed, epoch and image."""
+
+    flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
+    quarter_turns: bool = Field(False, description="Turn by 0, 90, 180 or 270 degrees.")
+    shift: float = Field(0.05, ge=0, le=0.5, description="At most so much of the side, each way.")
+    zoom: float = Field(0.1, ge=0, le=0.5, description="In or out by at most this share.")
+    brightness: float = Field(0.1, ge=0, le=0.5, description="At most so much of the full range.")
+    contrast: float = Field(0.1, ge=0, le=0.9, description="More or less by at most this share.")
+
+
+class Recipe(_Section):
+    """One way to fine-tune. Each default is what `default.yaml` does."""
+
+    description: str = ""
+    start: Literal["pretrained", "champion"] = Field(
+        "pretrained", description="Whose weights it begins with: version 1's, or the champion's."
+    )
+    unfreeze: Literal["all"] | int = Field("all", description="All layers, or so many from the top.")
+    epochs: int = Field(10, ge=1, le=1000)
+    batch_size: int = Field(32, ge=1, le=1024)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="The highest, after the warm-up.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Decoupled; not on biases and norms.")
+    clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of all gradients together.")
+    warmup_epochs: float = Field(1.0, ge=0, le=100)
+    patience: int = Field(4, ge=0, description="Epochs without progress before it stops; 0 never stops.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    class_weights: Literal["none", "sqrt", "balanced"] = "sqrt"
+    mixup: float = Field(0.0, ge=0, le=2, description="Alpha of the beta distribution; 0 is off.")
+    replay: float = Field(1.0, gt=0, le=1, description="Share of the known images in each epoch.")
+    stay_right: float = Field(0.25, ge=0, le=1, description="Weight of the champion's own answers.")
+    augmentation: Augmentation = Augmentation()
+    checkpoint_s: float = Field(60.0, ge=0, description="Seconds between checkpoints; 0: at each step.")
+    memory_mb: int | None = Field(None, ge=256, description="Above this the run fails, with a sentence.")
+    threads: int | None = Field(None, ge=1, le=256, description="Of the CPU; every core, if null.")
+    deterministic: bool = Field(True, description="The same bits again on the same kind of machine.")
+
+    @classmethod
+    def parse(cls, name: str, values: Any) -> Self:
+        """Check what a file or a row says, defaults filled in.
+
+        Raises:
+            InvalidRecipe: a key is unknown or a value is bad; the message names each.
+        """
+        if not isinstance(values, dict):
+            raise InvalidRecipe(f"Recipe {name!r} is no mapping of keys to values.")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            said = "; ".join(f"{_place(e['loc'])}: {_explain(e)}" for e in error.errors())
+            raise InvalidRecipe(f"Recipe {name!r} cannot be used. {said}.") from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    names = [str(part) for part in location if part not in ("int", "literal['all']")]
+    return ".".join(names) or "it"
+
+
+def _explain(error: Any) -> str:
+    return "there is no such key" if error["type"] == "extra_forbidden" else str(error["msg"])
+
+
+def load_recipe(name: str, folder: Path | None) -> Recipe:
+    """Read `<name>.yaml` from the installation's own folder, else from those that come with Backtalk.
+
+    Raises:
+        UnknownRecipe: there is none; the message lists those that there are.
+        InvalidRecipe: it is no YAML, has an unknown key or a bad value.
+    """
+    found = _find(name, folder) if _NAME.fullmatch(name) else None
+    if found is None:
+        known = ", ".join(list_recipes(folder))
+        raise UnknownRecipe(f"There is no recipe {name!r}. Use one of: {known}.")
+    with found.open("rb") as file:
+        text = file.read(_LARGEST_BYTES)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidRecipe(f"Recipe {name!r} is no YAML: {' '.join(str(error).split())}.") from None
+    return Recipe.parse(name, values)
+
+
+def list_recipes(folder: Path | None) -> list[str]:
+    """Names, sorted."""
+    return sorted({f.name.removesuffix(".yaml") for place in _places(folder) for f in _files(place)})
+
+
+def _find(name: str, folder: Path | None) -> Traversable | None:
+    for place in _places(folder):
+        for file in _files(place):
+            if file.name == f"{name}.yaml":
+                return file
+    return None
+
+
+def _places(folder: Path | None) -> list[Traversable]:
+    shipped = importlib.resources.files("configs") / "recipes"
+    return [folder, shipped] if folder is not None else [shipped]
+
+
+def _files(place: Traversable) -> list[Traversable]:
+    if not place.is_dir():
+        return []
+    return [f for f in place.iterdir() if f.name.endswith(".yaml") and f.is_file()]

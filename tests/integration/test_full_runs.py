@@ -1,0 +1,148 @@
+"""Full runs by the whole road: asked for, tuned, embedded anew, judged, live, and back."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from backtalk import creation, promotion, training, triggers, verification
+from backtalk.backboning import BackboneWish
+from backtalk.callers import CLI
+from backtalk.config import Settings
+from backtalk.live import LiveVersions
+from backtalk.loading import Loader
+from backtalk.states import RunKind, RunState, Split
+from backtalk.system import System
+from backtalk.tables import Model, Run, Sample, Version
+from backtalk.trainers import Trainers
+from tests.acceptance.digits import Digits
+
+FAST = "epochs: 2\nbatch_size: 16\nlearning_rate: 0.01\n"
+
+
+@pytest.fixture(scope="module")
+def trainers() -> Iterator[Trainers]:
+    trainers = Trainers(warm=True)
+    yield trainers
+    trainers.close()
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    (folder / "fast.yaml").write_text(FAST)
+    return settings.model_copy(update={"recipes": folder})
+
+
+@pytest.fixture
+def home(settings: Settings, tiny_folder: Path) -> Path:
+    shutil.copytree(tiny_folder, settings.store_path / "_backbones" / tiny_folder.name)
+    return settings.home
+
+
+def create(system: System, trainers: Trainers, folder: Path, backbone: str | BackboneWish = "tiny") -> None:
+    images = Digits().write_folder(120, folder)
+    creation.create_model(system, trainers, name="digits", folder=images, backbone=backbone)
+
+
+def request(system: System, recipe: str = "fast") -> Run:
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        return triggers.request_run(session, model=model, kind=RunKind.FULL, caller=CLI, recipe=recipe)
+
+
+def reload(system: System, run: Run) -> Run:
+    with system.db.reading() as session:
+        return session.get_one(Run, run.id)
+
+
+def travel(system: System, trainers: Trainers, images: Path, backbone: str | BackboneWish) -> Run:
+    """Train, judge, make live whatever the gate says, serve, and go back."""
+    create(system, trainers, images, backbone)
+    live = LiveVersions(system.db, Loader(system.versions, 1), 1.0)
+    live.refresh()
+    first = live.get_version("digits").backbone.digest
+    run = request(system)
+    training.train_run(system, trainers, str(run.id))
+    trained = reload(system, run)
+    assert trained.state == RunState.JUDGING, trained.reason
+    promotion.judge_run(system, str(run.id))
+    promotion.promote_run(system, str(run.id))
+    ended = reload(system, run)
+    assert ended.state in (RunState.PROMOTED, RunState.INCONCLUSIVE, RunState.REJECTED), ended.reason
+    if ended.state == RunState.INCONCLUSIVE:
+        promotion.promote_version(system, model_name="digits", number=2, caller=CLI)
+    if ended.state != RunState.REJECTED:
+        live.refresh()
+        served = live.get_version("digits")
+        assert (served.number, served.backbone.digest != first) == (2, True)
+        size = served.backbone.input_size
+        scores = served.head.scores(served.backbone.embed(np.zeros((1, size, size, 3), np.uint8)))
+        assert np.isfinite(scores).all()
+        promotion.rollback_model(system, model_name="digits", caller=CLI)
+        live.refresh()
+        assert (live.get_version("digits").number, live.get_version("digits").backbone.digest) == (1, first)
+    assert [f for f in verification.verify(system) if f.problem] == []
+    live.close()
+    return ended
+
+
+def test_a_full_run_moves_the_backbone_by_its_recipe_and_the_api_swaps_to_it_and_back(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    ended = travel(system, trainers, tmp_path / "digits", "tiny")
+    assert ended.recipe is not None
+    assert (ended.recipe["name"], ended.recipe["content"]["epochs"]) == ("fast", 2)
+    assert ended.recipe["content"]["threads"] >= 1
+    with system.db.reading() as session:
+        versions = session.scalars(select(Version).order_by(Version.number)).all()
+    assert versions[0].backbone_digest != versions[1].backbone_digest
+    facts = versions[1].metrics["tuning"]
+    assert (facts["epochs"], facts["left_out"], facts["device"]) == (2, 0, "CPU")
+    assert facts["memory_mb"] > 0
+    root = system.versions.root
+    assert [*root.glob(".training/*"), *root.glob(".jobs/*")] == []
+
+
+def test_what_cannot_be_learned_from_fails_the_run_with_a_sentence(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    create(system, trainers, tmp_path / "digits")
+    with system.db.transaction() as session:
+        ones = session.scalars(select(Sample).where(Sample.split == Split.TRAIN, Sample.label == "one")).all()
+        for sample in ones[1:]:
+            session.delete(sample)
+    run = request(system)
+    training.train_run(system, trainers, str(run.id))
+    failed = reload(system, run)
+    assert failed.state == RunState.FAILED
+    assert "'one' has 1" in (failed.reason or "")
+    unknown = request(system, "nowhere")
+    training.train_run(system, trainers, str(unknown.id))
+    assert "There is no recipe 'nowhere'" in (reload(system, unknown).reason or "")
+    assert list(system.versions.root.glob(".training/*")) == []
+    with system.db.reading() as session:
+        assert session.scalars(select(Model.live_version)).one() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet-lite0",
+        "efficientnet-lite1",
+        "efficientnet-lite2",
+        "resnet50",
+        "mobilenet-v3-small",
+        "mobilenet-v3-large",
+        "efficientnet-v2-b0",
+    ],
+)
+def test_every_architecture_goes_the_whole_road(
+    system: System, trainers: Trainers, tmp_path: Path, name: str
+) -> None:
+    travel(system, trainers, tmp_path / "digits", BackboneWish(name, 32, "random"))

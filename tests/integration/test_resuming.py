@@ -1,0 +1,147 @@
+"""A full run killed at any step goes on where it was, and ends in the very same weights."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backtalk.errors import TrainerFailed, TrainingDiverged
+from backtalk.learn.checkpoints import Checkpoint, Checkpoints
+from backtalk.trainers import Trainer
+from tests.lessons import School
+
+KILLS = 10
+
+#: Forks an attempt for each line `<lesson> <step to die at>`, so that TensorFlow is imported once. Nothing of
+#: it has run before a fork.
+ATTENDER = """
+import os, sys
+from pathlib import Path
+import keras
+from backtalk.learn import finetune
+from tests.lessons import attend
+
+for line in sys.stdin:
+    lesson, kill_at = line.split()
+    child = os.fork()
+    if child == 0:
+        attend(Path(lesson), int(kill_at) or None)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> School:
+    return School.set_up(tmp_path_factory.mktemp("school"), tiny_folder)
+
+
+class Attender:
+    def __init__(self) -> None:
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        command = [sys.executable, "-c", ATTENDER]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def attend(self, lesson: Path, kill_at: int = 0) -> int:
+        """The signal that ended the attempt; 0 where it came to its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{lesson} {kill_at}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def test_killed_at_ten_random_steps_it_ends_in_the_same_bits(school: School) -> None:
+    attender = Attender()
+    try:
+        plain = school.write_lesson("plain")
+        assert attender.attend(plain) == 0
+        seed = random.randrange(10**6)
+        kills = random.Random(seed).choices(range(1, 4), k=KILLS)
+        ended, fence = signal.SIGKILL, 0
+        for fence, step in enumerate([*kills, 0], 1):
+            lesson = school.write_lesson("killed", fence=fence)
+            ended = attender.attend(lesson, step)
+            assert ended in {signal.SIGKILL, 0}, f"seed {seed}"
+            if ended == 0:
+                break
+        assert ended == 0, f"seed {seed}"
+    finally:
+        attender.close()
+    first, other = (json.loads((folder / "result.json").read_text()) for folder in (plain, lesson))
+    assert fence > 3
+    assert first["tuning"]["history"] == other["tuning"]["history"]
+    one, two = (school.weights(result["backbone"]["digest"]) for result in (first, other))
+    assert all(np.array_equal(one[name], two[name]) for name in one), f"seed {seed}"
+    assert first["backbone"]["digest"] == other["backbone"]["digest"], f"seed {seed}"
+    before = school.weights(school.backbone)
+    assert any(not np.array_equal(one[name], before[name]) for name in one)
+
+
+def test_sigterm_ends_it_after_a_step_with_a_checkpoint_and_status_75(school: School) -> None:
+    lesson = school.write_lesson("asked", recipe={"epochs": 400, "checkpoint_s": 1000})
+    trainer = Trainer.start_tuner()
+
+    def ask(progress: dict) -> None:
+        if progress.get("step", 0) >= 2:
+            os.kill(trainer.pid, signal.SIGTERM)
+
+    with pytest.raises(TrainerFailed) as caught:
+        trainer.call({"do": "tune", "lesson": str(lesson)}, ask)
+    assert caught.value.extra["status"] == 75
+    assert len(list((school.root / "work" / "asked" / "checkpoints").glob("0*-1"))) == 1
+
+
+def test_a_loss_that_is_no_number_ends_it_and_names_the_step(school: School) -> None:
+    trainer = Trainer.start_tuner()
+    try:
+        stay = np.full((16, 2), np.nan, np.float32)
+        lesson = school.write_lesson("nan", stay=stay, recipe={"replay": 1.0})
+        with pytest.raises(TrainingDiverged, match=r"at step \d+"):
+            trainer.call({"do": "tune", "lesson": str(lesson)})
+    finally:
+        trainer.close()
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+def save(folder: Path, step: int, fence: int = 1, seed: int = 7) -> None:
+    arrays = {"learned/0000": np.full(5, step, np.float32)}
+    Checkpoints(folder, fence, {"seed": seed}).save(Checkpoint(step, arrays, {"epoch": 0}))
+
+
+def newest(folder: Path, seed: int = 7) -> int | None:
+    found = Checkpoints(folder, 9, {"seed": seed}).find_newest()
+    return found.step if found else None
+
+
+def test_the_newest_that_verifies_wins_and_two_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, fence=step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000002-2", "000000003-3"]
+    assert newest(tmp_path) == 3
+    assert newest(tmp_path, seed=8) is None
+    damaged = tmp_path / "000000003-3" / "state.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert newest(tmp_path) == 2
+
+
+@pytest.mark.parametrize("name", ["state.npz", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[:-3], lambda d: bytes([d[0] ^ 1]) + d[1:]])
+def test_a_torn_checkpoint_does_not_count(tmp_path: Path, name: str, damage) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    path = tmp_path / "000000002-1" / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert newest(tmp_path) == 1
