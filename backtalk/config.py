@@ -32,7 +32,16 @@ class Settings(BaseSettings):
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
-    api_threads: int = Field(8, ge=1, le=256)
+    api_threads: int = Field(8, ge=1, le=256, description="Requests worked on at a time.")
+    max_in_flight: int = Field(
+        64, ge=1, le=4096, description="Requests read, waiting or worked on at a time."
+    )
+    max_bytes_in_flight: int = Field(256 * 2**20, ge=1024, description="In the bodies of those, in bytes.")
+    min_free_bytes: int = Field(
+        256 * 2**20, ge=0, description="With less on the disks of images or versions no picture is taken in."
+    )
+    body_timeout_s: float = Field(30.0, gt=0, description="How long a client may take to send a body.")
+    api_grace_s: float = Field(40.0, gt=0, description="How long a stopping API may finish its answers.")
     inference_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="Interpreters per backbone."
     )
@@ -47,6 +56,7 @@ class Settings(BaseSettings):
         description="Images of over 2 megapixels decoded at the same time.",
     )
     feedback_per_minute: int = Field(600, ge=1, description="Feedback calls a minute and key.")
+    predict_per_minute: int | None = Field(None, ge=1, description="Predictions a minute and key; no limit.")
 
     feedback_wait_days: float = Field(
         7.0,

@@ -195,13 +195,17 @@ class Database:
             return
         if self._outage.is_known():
             raise OperationalError("(not sent)", None, NoAnswer("the database has just not answered"))
+        silent = False
         try:
             yield
         except (OperationalError, psycopg.OperationalError) as error:
-            if isinstance(getattr(error, "orig", error), _SILENCE):
-                self._outage.note_silence()
+            silent = isinstance(getattr(error, "orig", error), _SILENCE)
             raise
-        self._outage.note_answer()
+        finally:
+            if silent:
+                self._outage.note_silence()
+            else:
+                self._outage.note_answer()
 
     def close(self) -> None:
         self.engine.dispose()

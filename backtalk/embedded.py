@@ -30,6 +30,7 @@ WORKER_GRACE_S = 5.0
 APPLICATION_ROLE = "backtalk"
 #: What the stack's processes never get: with it they could change what is append-only.
 OWNERS = ("BACKTALK_MIGRATION_URL", "BACKTALK_MIGRATION_URL_FILE")
+API_GRACE_S = 8.0
 
 
 class StopAsked(Exception):
@@ -145,9 +146,12 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             "REMAP_SIGTERM": "SIGQUIT",  # Celery: SIGTERM ends a worker in bounded time
         }
-        if "BACKTALK_WORKER_GRACE_S" not in os.environ:
-            ours["BACKTALK_WORKER_GRACE_S"] = str(WORKER_GRACE_S)
-        return {name: value for name, value in os.environ.items() if name not in OWNERS} | ours
+        graces = {
+            "BACKTALK_WORKER_GRACE_S": str(WORKER_GRACE_S),
+            "BACKTALK_API_GRACE_S": str(API_GRACE_S),
+        }
+        inherited = {name: value for name, value in os.environ.items() if name not in OWNERS}
+        return graces | inherited | ours
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S

@@ -162,6 +162,14 @@ class NoVersionInService(Unavailable):
     pass
 
 
+class Overloaded(Unavailable):
+    """More is being done already than can be done soon."""
+
+
+class DiskNearlyFull(Unavailable):
+    """What comes in could not be kept."""
+
+
 class ArtefactInvalid(BacktalkError):
     """A version's files do not match its sums, or do not load."""
 

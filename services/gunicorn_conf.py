@@ -1,26 +1,38 @@
 """Gunicorn: one process per machine, many threads. LiteRT releases the GIL, and one process holds the
 backbone once. Run as `gunicorn -c services/gunicorn_conf.py` (or `-c python:services.gunicorn_conf`).
+
+`tests/integration/test_gunicorn.py` holds these settings against each other.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from backtalk.config import Settings
 
+SPARE_THREADS = 8
+
 _settings = Settings.load()
 
 wsgi_app = "services.wsgi:create_app()"
 bind = f"{_settings.api_host}:{_settings.api_port}"
-worker_class = "gthread"
+worker_class = "services.server.Worker"
 workers = 1
-threads = _settings.api_threads
+# A thread for each request that is let in, and some to refuse others and to answer who watches the service.
+threads = _settings.max_in_flight + SPARE_THREADS
+# More connections than threads: idle ones wait in the poller.
+worker_connections = threads + 1000
 # Interpreters and threads are made after the fork; they do not survive one.
 preload_app = False
 
 # A draining worker must not be taken for a hung one: never shorter than graceful_timeout.
-timeout = 60
-graceful_timeout = 30
+graceful_timeout = math.ceil(_settings.api_grace_s)
+timeout = graceful_timeout + 20
 keepalive = 15
+# Tighter than what proxies in front use, and room for a key, cookies and a long cursor.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
 
 # The heartbeat file on a disk that stalls would get the worker killed.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # no secret is written there

@@ -7,6 +7,7 @@ from werkzeug.routing import BaseConverter
 
 from backtalk import __version__
 from services.api import (
+    admission,
     auth,
     docs_page,
     errors,
@@ -59,12 +60,7 @@ def make_app(backend: Backend) -> OpenAPI:
     app.extensions[EXTENSION] = backend
     app.url_map.converters["name"] = NameConverter
     app.url_map.merge_slashes = False  # a redirect would be HTML, and a POST would lose its body
-    settings = backend.system.settings
-    # Hooks run in this order: count and name the request, who calls, how often.
-    metrics.register(app, backend)
-    intake.register(app, settings)
-    auth.register(app)
-    limits.register(app, settings)
+    _register_hooks(app, backend)
     errors.register(app)
     for resource in (
         predict,
@@ -84,6 +80,18 @@ def make_app(backend: Backend) -> OpenAPI:
     app.register_blueprint(docs_page.blueprint)
     _drop_refusals_that_cannot_be(app.api_doc)  # made now: later, two requests could make it at once
     return app
+
+
+def _register_hooks(app: OpenAPI, backend: Backend) -> None:
+    settings = backend.system.settings
+    # Hooks run in this order: count and name the request; room; who calls, how often; the body; its turn.
+    metrics.register(app, backend)
+    intake.register(app, settings)
+    admission.register(app, settings)
+    auth.register(app)
+    limits.register(app, settings)
+    intake.register_reading(app)
+    admission.register_turns(app)
 
 
 def _drop_refusals_that_cannot_be(document: dict[str, Any]) -> None:

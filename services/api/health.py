@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backtalk import schema
 from backtalk.errors import Unavailable
 from backtalk.live import ModelState
-from services.api import limits
+from services.api import admission, limits
 from services.api.errors import make_problem
 from services.api.intake import answer
 from services.api.shapes import Answer, name_operation, problem_response
@@ -70,6 +70,9 @@ def check_ready() -> Response:
     degraded = [_describe(state) for state in states if state.version is not None and _is_behind(state)]
     if not limits.is_redis_there(current_app):
         degraded.append("Redis is away: feedback is counted in each process by itself, and training waits")
+    full = admission.get_admission(current_app).disks.find_full()
+    if full is not None:
+        degraded.append(f"the disk of {full.name} is nearly full: no more pictures are taken in")
     if failed:
         return make_problem(503, "not-ready", "; ".join(failed), {"failed": failed, "degraded": degraded})
     return answer(Ready(models=[Served.model_validate(state) for state in states], degraded=degraded))

@@ -1,20 +1,26 @@
 """How requests come in and answers go out: request ids, body limits, JSON, headers of every answer."""
 
+import contextlib
 import re
 import secrets
 from typing import Any
 
 from flask import Flask, Request, Response, current_app, g, request
 from pydantic import BaseModel
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestTimeout, UnsupportedMediaType
 
 from backtalk.config import Settings
 from backtalk.errors import InvalidInput
 from services.api import auth
+from services.deadlines import DEADLINES
 
-MAX_JSON_BYTES = 256 * 1024  # of a body that is described by a model; predict has limits of its own
+MAX_JSON_BYTES = 256 * 1024  # of every body but those with pictures
+MAX_FORM_BYTES = 256 * 1024  # of the fields of a form, together
+MAX_PARTS = 16
+_TIMEOUT = "BODY_TIMEOUT_S"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _OPTIONAL = "body_may_be_missing"
+_PICTURES = "body_has_pictures"
 
 
 class ApiRequest(Request):
@@ -24,7 +30,6 @@ class ApiRequest(Request):
         view = current_app.view_functions.get(self.endpoint or "")
         if not (auth.is_guarded(view) and "body" in getattr(view, "__annotations__", {})):
             return super().get_json(force=force, silent=silent, cache=cache)
-        self.max_content_length = MAX_JSON_BYTES
         if getattr(view, _OPTIONAL, False) and not self.get_data():
             return {}
         try:
@@ -47,14 +52,60 @@ def body_may_be_missing(view: Any) -> Any:
     return view
 
 
+def body_has_pictures(view: Any) -> Any:
+    """Mark a view that takes images, so bodies as large as they are."""
+    setattr(view, _PICTURES, True)
+    return view
+
+
+def takes_pictures(view: Any) -> bool:
+    return getattr(view, _PICTURES, False)
+
+
+def find_body_limit() -> int:
+    """Of this request, in bytes."""
+    limit: int = current_app.config["MAX_CONTENT_LENGTH"]
+    return limit if takes_pictures(auth.find_view()) else MAX_JSON_BYTES
+
+
 def register(app: Flask, settings: Settings) -> None:
     app.request_class = ApiRequest
     # As JSON an image is a third larger, and has some words around it.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_image_bytes * 4 // 3 + 64 * 1024
-    app.config["MAX_FORM_MEMORY_SIZE"] = 256 * 1024
-    app.config["MAX_FORM_PARTS"] = 16
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_FORM_BYTES
+    app.config["MAX_FORM_PARTS"] = MAX_PARTS
+    app.config[_TIMEOUT] = settings.body_timeout_s
     app.before_request(_take_request_id)
     app.after_request(_add_headers)
+
+
+def register_reading(app: Flask) -> None:
+    """To come after whatever may refuse a request without having read it."""
+    app.before_request(_read_body)
+
+
+def _read_body() -> None:
+    """Read it whole, in the time that is given for it.
+
+    Raises:
+        RequestEntityTooLarge: more than the view takes.
+        RequestTimeout, BadRequest: the client did not send it all.
+    """
+    if request.endpoint is None or request.method in {"GET", "HEAD", "OPTIONS"}:
+        return
+    request.max_content_length = find_body_limit()
+    connection = request.environ.get("gunicorn.socket")
+    timeout_s: float = current_app.config[_TIMEOUT]
+    with contextlib.ExitStack() as stack:
+        was_ended = (
+            stack.enter_context(DEADLINES.limit(lambda: connection, timeout_s)) if connection else bool
+        )
+        found = len(request.get_data())
+        # What a client broke off looks whole to Werkzeug, since gunicorn ends the stream by itself.
+        if found < (request.content_length or 0):
+            if was_ended():
+                raise RequestTimeout(f"The body did not come within {timeout_s:.0f} s.")
+            raise BadRequest(f"Only {found} of {request.content_length} bytes of the body came.")
 
 
 def _take_request_id() -> None:

@@ -1,4 +1,7 @@
-"""How many feedback calls a key may make. Counted in Redis; in this process alone while Redis is away."""
+"""How many feedback and prediction calls a key may make.
+
+Counted in Redis; while that is away, in this process alone.
+"""
 
 import time
 
@@ -26,16 +29,12 @@ _REDIS_OPTIONS: dict[str, object] = {
 
 
 def register(app: Flask, settings: Settings) -> None:
-    """Limit every call that needs the scope `feedback`. To come after `auth.register`: it asks who calls."""
+    """Limit the calls that need certain scopes. To come after `auth.register`: it asks who calls."""
+    per_minute = {Scope.FEEDBACK: settings.feedback_per_minute, Scope.PREDICT: settings.predict_per_minute}
+    limited = {scope: number for scope, number in per_minute.items() if number is not None}
     limiter = Limiter(
         _get_key,
-        application_limits=[
-            ApplicationLimit(
-                f"{settings.feedback_per_minute} per minute",
-                key_function=_get_key,
-                scope="feedback",
-            )
-        ],
+        application_limits=[_make_limit(scope, number) for scope, number in limited.items()],
         storage_uri=_storage_uri(settings.redis_url),
         storage_options=_REDIS_OPTIONS if settings.redis_url else {},  # type: ignore[arg-type]
         key_prefix="backtalk",
@@ -43,10 +42,19 @@ def register(app: Flask, settings: Settings) -> None:
         # Two threads can find Redis gone at once; the fallback takes the first, this keeps the second going.
         swallow_errors=True,
     )
-    limiter.request_filter(_is_exempt)
+    limiter.request_filter(lambda: _asked_scope() not in limited)  # then Redis is not even asked
     limiter.init_app(app)
     app.extensions[_EXTENSION] = limiter
     app.register_error_handler(RateLimitExceeded, _answer_exceeded)
+
+
+def _make_limit(scope: Scope, per_minute: int) -> ApplicationLimit:
+    return ApplicationLimit(
+        f"{per_minute} per minute",
+        key_function=_get_key,
+        scope=scope.value,
+        exempt_when=lambda: _asked_scope() is not scope,
+    )
 
 
 def is_redis_there(app: Flask) -> bool:
@@ -60,8 +68,8 @@ def _get_key() -> str:
     return caller.key_id or caller.actor
 
 
-def _is_exempt() -> bool:
-    return auth.find_scope(auth.find_view()) is not Scope.FEEDBACK
+def _asked_scope() -> Scope | None:
+    return auth.find_scope(auth.find_view())
 
 
 def _find_wait_s(limiter: Limiter) -> int:
@@ -80,6 +88,6 @@ def _storage_uri(redis_url: str | None) -> str:
 
 def _answer_exceeded(_: RateLimitExceeded) -> Response:
     wait_s = _find_wait_s(current_app.extensions[_EXTENSION])
-    response = make_problem(429, "too-many-requests", f"Too many feedback calls; wait {wait_s} s.")
+    response = make_problem(429, "too-many-requests", f"Too many calls of this kind; wait {wait_s} s.")
     response.headers["Retry-After"] = str(wait_s)
     return response

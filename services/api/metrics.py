@@ -1,7 +1,7 @@
 """Figures for Prometheus: of this process, and of the rows that tell whether the loop moves."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Lock
 
 from flask import Flask, Response, current_app, g, request
@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 from backtalk.errors import Unavailable
 from backtalk.states import ACTIVE_RUN_STATES
 from backtalk.tables import Model, OutboxEvent, ReviewItem, Run
+from services.api import admission
+from services.api.admission import Admission
 from services.api.health import NO_KEY
 from services.api.shapes import name_operation
 from services.backend import Backend
@@ -31,7 +33,7 @@ _BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 class Metrics:
     """One registry per app, so that several apps in one process do not mix."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, get_admission: Callable[[], Admission]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "backtalk_http_requests",
@@ -52,12 +54,13 @@ class Metrics:
             ["model", "version"],
             registry=self.registry,
         )
+        self.registry.register(RoomFigures(get_admission))
         self.registry.register(LiveFigures(backend))
         self.registry.register(LoopFigures(backend))
 
 
 def register(app: Flask, backend: Backend) -> None:
-    app.extensions[_EXTENSION] = Metrics(backend)
+    app.extensions[_EXTENSION] = Metrics(backend, lambda: admission.get_admission(app))
     app.before_request(_start_clock)
     app.after_request(_count_request)
 
@@ -91,6 +94,28 @@ def _count_request(response: Response) -> Response:
     if "began" in g:
         metrics.seconds.labels(method, route).observe(time.perf_counter() - g.began)
     return response
+
+
+class RoomFigures:
+    """How full this process and its disks are."""
+
+    def __init__(self, get_admission: Callable[[], Admission]) -> None:
+        self._get_admission = get_admission
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            found = self._get_admission()
+        except KeyError:  # asked once when it is registered, before there is any
+            return
+        yield GaugeMetricFamily(
+            "backtalk_requests_in_flight", "Requests read, waiting or worked on.", value=found.requests
+        )
+        free = GaugeMetricFamily(
+            "backtalk_disk_free_bytes", "Room for images and versions.", labels=["folder"]
+        )
+        for folder, size in found.disks.free_bytes().items():
+            free.add_metric([folder.name], size)
+        yield free
 
 
 class LiveFigures:

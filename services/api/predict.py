@@ -13,7 +13,7 @@ from backtalk.errors import InvalidInput
 from backtalk.serving import MAX_BATCH
 from backtalk.states import Scope
 from services.api.auth import require
-from services.api.intake import answer
+from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
 from services.api.shapes import Answer, ModelPath, name_operation, problems
 from services.backend import get_backend
@@ -89,9 +89,10 @@ blueprint = APIBlueprint(
     summary="Classify images",
     description="Each answer is recorded before it is sent; correct or confirm it by its id.",
     request_body=_REQUEST_BODY,
-    responses={200: Predictions, **problems(400, 404, 413, 415)},
+    responses={200: Predictions, **problems(400, 404, 408, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
+@body_has_pictures
 def predict(path: ModelPath) -> Response:
     batch = get_backend().live.predict(path.model, read_pictures(), g.caller)
     count_predictions(batch.model, batch.version, len(batch.predictions))

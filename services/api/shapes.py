@@ -74,6 +74,7 @@ _TITLES = {
     401: "No key, or one that is not valid",
     403: "The key lacks the scope",
     404: "Not there",
+    408: "The body did not come in time",
     409: "At odds with the present state",
     412: "Changed since it was read",
     413: "Too large",
