@@ -12,7 +12,7 @@ from backtalk.tables import Model
 CONFIDENCE = 0.9
 #: A key is named where, with that confidence, people found more of its statements wrong than this, …
 WRONG_SHARE = 0.10
-#: … or its share of marked corrections is beyond this and twice that of the other keys together, …
+#: … or its share of marked corrections is beyond this and twice that of the most believable other key, …
 MARKED_SHARE = 0.20
 #: … or more of its corrections than this were contradicted by others.
 DISPUTED_SHARE = 0.20
@@ -52,22 +52,57 @@ def list_sources(session: Session, model: Model) -> list[Source]:
     learned: dict[str, list[int]] = {}
     for key, number in session.execute(text(_VERSIONS), parameters).all():
         learned.setdefault(key, []).append(number)
-    rows = session.execute(text(_STATEMENTS), parameters).mappings().all()
+    rows = session.execute(text(_PEOPLE + _STATEMENTS), parameters).mappings().all()
     sources = [Source(**row, versions=learned.get(row["key"], [])) for row in rows]
+    by_class: dict[str, list[_Class]] = {}
+    for row in session.execute(text(_PEOPLE + _CLASSES), parameters).mappings():
+        by_class.setdefault(row["key"], []).append(_Class(**row))
     for source in sources:
-        source.warnings = _warn(source, [other for other in sources if other.app != source.app])
+        others = [other for other in sources if other.app != source.app]
+        usual = _find_usual(others)
+        source.warnings = _warn(source, usual)
+        if not source.warnings:
+            source.warnings = _warn_of_classes(by_class.get(source.key, []), usual or 0.0)
     return sorted(sources, key=lambda s: (-len(s.warnings), -(s.marked_share or 0.0), -s.corrections, s.key))
 
 
-def _warn(source: Source, others: list[Source]) -> list[str]:
+@dataclass(frozen=True)
+class _Class:
+    """A key's corrections of answers with one label."""
+
+    key: str
+    predicted: str
+    marked: int
+    weighed: int
+    wrong: int
+    answered: int
+
+
+def _find_usual(others: list[Source]) -> float | None:
+    """The lowest share of marks among other keys: where most of them collude, their mean would hide them."""
+    shares = [other.marked_share for other in others if other.weighed >= FEWEST]
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _warn_of_classes(classes: list[_Class], usual: float) -> list[str]:
+    """Lies about one class drown among the rest of what a key says, so each class is looked at by itself."""
+    warnings = []
+    for one in classes:
+        said = f"of its corrections of answers {one.predicted!r}"
+        if _is_beyond(one.wrong, one.answered, 2 * WRONG_SHARE):
+            warnings.append(f"People found {one.wrong} of {one.answered} {said} wrong.")
+        if _is_beyond(one.marked, one.weighed, max(MARKED_SHARE, 2 * usual)):
+            warnings.append(f"{one.marked} of {one.weighed} {said} are marked: nothing supports them.")
+    return warnings
+
+
+def _warn(source: Source, usual: float | None) -> list[str]:
     warnings = []
     wrong, answered = source.contradicted_by_people, source.answered_by_people
     if _is_beyond(wrong, answered, WRONG_SHARE):
         warnings.append(f"People found {wrong} of {answered} statements wrong.")
-    marked, weighed = sum(o.marked for o in others), sum(o.weighed for o in others)
-    usual = marked / weighed if weighed else 0.0
-    if _is_beyond(source.marked, source.weighed, max(MARKED_SHARE, 2 * usual)):
-        others_said = f"; of the others' {usual:.0%}" if weighed else ""
+    if _is_beyond(source.marked, source.weighed, max(MARKED_SHARE, 2 * (usual or 0.0))):
+        others_said = f"; of another key's {usual:.0%}" if usual is not None else ""
         warnings.append(
             f"{source.marked} of {source.weighed} corrections are marked: neither the champion nor similar "
             f"images support them{others_said}."
@@ -84,13 +119,15 @@ def _is_beyond(count: int, of: int, limit: float) -> bool:
 
 # What a person said of a statement's prediction is its newest final decision that is not the policy's. One
 # that teaches nothing (reject) contradicts a correction.
-_STATEMENTS = """
+_PEOPLE = """
 WITH people AS (
     SELECT DISTINCT ON (prediction_id) prediction_id, label FROM decisions
     WHERE model_id = :model AND final AND actor <> 'policy'
     AND NOT EXISTS (SELECT FROM decisions u WHERE u.undoes = decisions.id)
     ORDER BY prediction_id, id DESC
-), said AS (
+)"""
+_STATEMENTS = """
+, said AS (
     SELECT c.key_id, c.reporter, c.prediction_id, c.label, c.state, c.mark IS NOT NULL AS marked,
         c.suspicion IS NOT NULL AS weighed, true AS corrects,
         coalesce(d.actor = 'policy', false) AS by_policy
@@ -120,6 +157,20 @@ FROM said s
 LEFT JOIN api_keys k ON k.id = s.key_id
 LEFT JOIN people p ON p.prediction_id = s.prediction_id
 GROUP BY s.key_id, k.name
+"""
+
+_CLASSES = """
+SELECT c.key_id AS key, p.label AS predicted,
+    count(*) FILTER (WHERE c.mark IS NOT NULL) AS marked,
+    count(*) FILTER (WHERE c.suspicion IS NOT NULL) AS weighed,
+    count(*) FILTER (WHERE d.prediction_id IS NOT NULL AND d.label IS DISTINCT FROM c.label) AS wrong,
+    count(*) FILTER (WHERE d.prediction_id IS NOT NULL) AS answered
+FROM corrections c
+JOIN predictions p ON p.id = c.prediction_id
+LEFT JOIN people d ON d.prediction_id = c.prediction_id
+WHERE c.model_id = :model AND c.key_id IS NOT NULL
+GROUP BY c.key_id, p.label
+ORDER BY c.key_id, p.label
 """
 
 _VERSIONS = """

@@ -1,7 +1,7 @@
 """Scikit-learn's handwritten digits as PNG files: as they are, and with colours inverted (what the model has
 not seen, and reads wrongly for that reason)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,8 +23,9 @@ class Digit:
 class Digits:
     """Each digit is handed out once, so that no test learns from what another one said."""
 
-    def __init__(self) -> None:
-        images, values = load_digits(n_class=len(LABELS), return_X_y=True)
+    def __init__(self, labels: Sequence[str] = LABELS) -> None:
+        self._labels = tuple(labels)
+        images, values = load_digits(n_class=len(labels), return_X_y=True)
         self._unused: Iterator[tuple[np.ndarray, int]] = iter(list(zip(images, values, strict=True)))
 
     def take(self, n: int, *, inverted: bool) -> list[Digit]:
@@ -38,11 +39,10 @@ class Digits:
             path.write_bytes(digit.png)
         return folder
 
-    @staticmethod
-    def _draw(pixels: np.ndarray, value: int, *, inverted: bool) -> Digit:
+    def _draw(self, pixels: np.ndarray, value: int, *, inverted: bool) -> Digit:
         small = Image.fromarray((pixels.reshape(8, 8) * 255 / 16).astype(np.uint8))
         grey = np.zeros((_SIDE, _SIDE), np.uint8)
         grey[2:-2, 2:-2] = np.asarray(small.resize((_SIDE - 4, _SIDE - 4), Image.Resampling.BICUBIC))
         buffer = BytesIO()
         Image.fromarray(255 - grey if inverted else grey).save(buffer, "PNG")
-        return Digit(LABELS[value], buffer.getvalue())
+        return Digit(self._labels[value], buffer.getvalue())

@@ -51,7 +51,7 @@ def test_without_any_person_it_names_the_key_whose_reports_nothing_supports(data
         first, second = reporters.list_sources(session, session.query(Model).one())
     assert (first.app, first.marked, first.marked_share, first.approved_by_policy) == ("mallory", 12, 1.0, 12)
     assert "12 of 12 corrections are marked" in first.warnings[0]
-    assert "of the others' 0%" in first.warnings[0]
+    assert "of another key's 0%" in first.warnings[0]
     assert second.warnings == []
 
 
@@ -83,3 +83,28 @@ def test_the_report_lists_versions_that_learned_from_the_key(api: Api, database:
     assert (item["key"], item["app"], item["versions"]) == ("alice", "alice", [2])
     refused = api.as_key("predict", "feedback").get("/v1/models/animals/reporters")
     assert_problem(refused, 403, "not-allowed")
+
+
+def test_lies_about_one_class_do_not_drown_in_what_else_a_key_says(database: Database):
+    with database.reading() as session:
+        mallory = speaker(session, "mallory")
+        for _ in range(30):
+            prediction = predict(session, scores=[0.4, 0.6], key_id="mallory", policy={"review": "auto"})
+            prediction.label = "dog"
+            session.flush()
+            correct(session, prediction, "cat", mallory)
+        report(session, mallory, 6, 0.001)
+        (source,) = reporters.list_sources(session, session.query(Model).one())
+    assert source.marked_share == 6 / 36
+    assert source.warnings == [
+        "6 of 6 of its corrections of answers 'cat' are marked: nothing supports them."
+    ]
+
+
+def test_a_majority_that_colludes_does_not_hide_itself(database: Database):
+    with database.reading() as session:
+        report(session, speaker(session, "alice"), 12, 0.4, policy={"review": "auto"})
+        for name in ("mallory", "trudy", "eve"):
+            report(session, speaker(session, name), 12, 0.001)
+        named = {s.app for s in reporters.list_sources(session, session.query(Model).one()) if s.warnings}
+    assert named == {"mallory", "trudy", "eve"}
