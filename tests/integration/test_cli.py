@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import select
 
 from backtalk import identity
 from backtalk.cli import main
@@ -128,10 +129,13 @@ def test_a_run_is_asked_for_once(backtalk: Backtalk, database: Database) -> None
         assert run.requested_by == "cli"
 
 
-def test_full_runs_are_not_there_yet(backtalk: Backtalk, database: Database) -> None:
+def test_a_full_run_is_asked_for_by_a_recipe_that_there_is(backtalk: Backtalk, database: Database) -> None:
     with database.transaction() as session:
         make_model(session)
-    assert "full" in said(backtalk("train", "animals", "--kind", "full"))
+    assert "default, quick" in said(backtalk("train", "animals", "--kind", "full", "--recipe", "nowhere"))
+    assert backtalk("train", "animals", "--kind", "full", "--recipe", "quick").exit_code == 0
+    with database.reading() as session:
+        assert session.scalars(select(Run.recipe)).one() == {"name": "quick"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from backtalk.tables import Model, Run, Sample, Version
 from backtalk.trainers import Trainers
 from tests.acceptance.digits import Digits
 
-FAST = "epochs: 2\nbatch_size: 16\nlearning_rate: 0.01\n"
+FAST = "epochs: 2\nbatch_size: 16\nlearning_rate: 0.0005\n"
 
 
 @pytest.fixture(scope="module")
