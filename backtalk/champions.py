@@ -16,6 +16,7 @@ from backtalk.failpoints import failpoint
 from backtalk.ledger import append_entry
 from backtalk.outbox import emit
 from backtalk.states import VersionState
+from backtalk.store import verify_sums
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Version
 
@@ -50,7 +51,12 @@ def locate(system: System, version: Version) -> Path:
 
 
 def publish(system: System, model: Model, version: Version) -> str:
-    """Give the version its integer name. Raises ArtefactInvalid."""
+    """Read it whole once more, and give it its integer name: a disk may have changed it since it was judged.
+
+    Raises:
+        ArtefactInvalid: its files are not what was verified.
+    """
+    verify_sums(locate(system, version), version.artefact_digest)
     return system.versions.publish(version.path, model.name, version.number, version.artefact_digest)
 
 
