@@ -118,11 +118,20 @@ def _remove_leftovers(system: System, known: set[str], active: set[str]) -> None
     ended = [p for p in root.glob(".training/*") if p.name not in active]
     # A removal that broke off after its first rename, and a file that was written aside and never renamed.
     torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
-    for path in [*candidates, *root.glob(".jobs/*"), *ended, *torn]:
+    for path in [*candidates, *root.glob(".jobs/*"), *ended, *torn, *_list_half_numbers(root)]:
         if _age_s(path) > LEFTOVER_AFTER_S:
             _remove(path)
             log.info("removed %s, left by work that broke off", path.name)
     system.images.sweep()
+
+
+def _list_half_numbers(root: Path) -> list[Path]:
+    """What has a version's name and is none: a link, a file, a folder without its sums.
+
+    A whole artefact that no row names stays: the database may be an older one, restored.
+    """
+    found = root.glob("*/[1-9]*")
+    return [p for p in found if p.is_symlink() or not (p / "SHA256SUMS").is_file()]
 
 
 def _remove(path: Path) -> None:
