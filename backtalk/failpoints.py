@@ -8,8 +8,8 @@ Off, which is always but in tests, a failpoint costs one look at a module's vari
 - `disk-full` raises the OSError of a full disk (ENOSPC);
 - `sleep:2.5` waits so many seconds;
 - `stop` stops the process with SIGSTOP, until somebody sends SIGCONT;
-- `@3` after an action means: at the third hit in this process only. `@once`: at the first hit of any process
-  that shares the log. Without it, at every hit.
+- `@3` after an action means: at the third hit in this process only; `@3+`: from the third on. `@once`: at the
+  first hit of any process that shares the log. Without it, at every hit.
 
 `BACKTALK_FAILPOINT_LOG` names a file to which each hit appends `name pid` before anything is done about it.
 (FoundationDB's BUGGIFY and FreeBSD's fail(9) work alike.)
@@ -90,6 +90,7 @@ FAILPOINTS: Mapping[str, str] = MappingProxyType(
         "promotion.after_commit": "they are committed; models.config names the version before",
         "rollback.before_commit": "a rollback's swap, ledger entry and event are written",
         "rollback.after_commit": "they are committed; models.config names the version before",
+        "loading.before_sums": "an API process is about to verify and load what is live now",
         "config.before_write": "models.config is about to be written",
         "config.after_write": "it is written",
         "files.before_rename": "a file that is replaced as a whole is on the disk beside the old one",
@@ -116,7 +117,8 @@ class Order:
     """What is to happen at one failpoint."""
 
     action: Callable[[], None]
-    at_hit: int | None = None  # none: at every hit
+    first: int = 1  # the hit from which on it happens
+    only_there: bool = False  # and at no later one
     once: bool = False  # at the first hit of all processes that share the log
 
 
@@ -136,7 +138,7 @@ class _Armed:
         if self._log is not None:
             _append(self._log, f"{name} {os.getpid()}\n")
         order = self._orders.get(name)
-        if order is None or order.at_hit not in (None, number):
+        if order is None or number < order.first or (order.only_there and number > order.first):
             return
         if not order.once or self._is_first(name):
             order.action()
@@ -225,9 +227,12 @@ def _parse_order(name: str, words: str) -> Order:
             actions["sleep"] = lambda: time.sleep(seconds)
     if kind not in actions or (argument and kind != "sleep"):
         raise ValueError(f"{name}: {said!r} is none of kill, raise, disk-full, stop and sleep:SECONDS")
-    if when not in ("", "once") and not (when.isdecimal() and int(when) > 0):
+    if when in ("", "once"):
+        return Order(actions[kind], once=when == "once")
+    hit = when.removesuffix("+")
+    if not hit.isdecimal() or int(hit) == 0:
         raise ValueError(f"{name}: {when!r} is no number of a hit; the first is 1")
-    return Order(actions[kind], int(when) if when.isdecimal() else None, when == "once")
+    return Order(actions[kind], int(hit), only_there=hit == when)
 
 
 def _raise(error: Exception) -> Any:

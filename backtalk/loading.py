@@ -8,6 +8,7 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from backtalk.errors import ArtefactInvalid
+from backtalk.failpoints import failpoint
 from backtalk.heads import Head
 from backtalk.policy import Policy
 from backtalk.runtime import Backbone
@@ -115,6 +116,7 @@ class Loader:
         if artefact is None:
             raise ArtefactInvalid(f"{wanted.name} has no version to load.")
         folder = self._store.resolve(artefact.path)
+        failpoint("loading.before_sums")
         verify_sums(folder, artefact.digest)
         head = Head.load(folder / "head.npz")
         if (head.labels, head.backbone_digest) != (wanted.labels, artefact.backbone_digest):

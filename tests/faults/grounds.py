@@ -89,6 +89,7 @@ def _chain_first(system: System) -> None:
     with system.db.transaction() as session:
         model = session.scalars(select(Model)).one()
         version = session.scalars(select(Version).where(Version.number == 1)).one()
+        version.anchored_at = version.created_at
         append_entry(
             session,
             model_id=model.id,

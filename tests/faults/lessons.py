@@ -97,7 +97,8 @@ def add_candidate(system: System, number: int, *, files_of: int | None = None, *
                 folder, Head.load(system.versions.resolve(champion.path) / "head.npz"), number
             )
         old = session.scalars(select(Version).where(Version.number == number)).one_or_none()
-        if old is not None:
+        if old is not None:  # the template's own: its number is taken over
+            shutil.rmtree(system.versions.resolve(old.path))
             session.delete(old)
             session.flush()
         factories.make_version(

@@ -193,19 +193,44 @@ class Rig:
         command: list[str] | None = None,
     ) -> Part:
         """Start a process, in place of one of the same label; `api` is ready on return."""
-        label = label or name
+        part = self.start_part(
+            name, label or name, failpoints=failpoints, env=env,
+            database_url=database_url, redis_url=redis_url, command=command,
+        )  # fmt: skip
+        if name == "api":
+            self.wait_for(self.is_ready, 60, watch=[part])
+        return part
+
+    def start_part(
+        self,
+        name: str,
+        label: str,
+        *,
+        failpoints: str | None = None,
+        env: dict[str, str] | None = None,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        command: list[str] | None = None,
+    ) -> Part:
+        """As `start`, and waits for nothing."""
         if (before := self.parts.pop(label, None)) is not None:
             before.end()
         part = Part(
             label,
             command or _name_apart(commands()[name], name, label),
-            self._environment(failpoints, database_url, redis_url) | (env or {}),
+            self.environment(failpoints, database_url, redis_url) | (env or {}),
             self.folder / f"{label}.log",
         )
         self.parts[label] = part
-        if name == "api":
-            self.wait_for(self.is_ready, 60, watch=[part])
         return part
+
+    def start_second_api(self, **options: Any) -> str:
+        """Another API process on a port of its own; returns its address when it is ready."""
+        port = free_port()
+        address = f"http://127.0.0.1:{port}"
+        part = self.start_part("api", "api-2", env={"BACKTALK_API_PORT": str(port)}, **options)
+        self.wait_for(lambda: self.is_ready(address), 60, watch=[part])
+        return address
 
     def start_all(self, *names: str, **options: Any) -> None:
         for name in names or ("api", "relay", "beat", "events", "training-head"):
@@ -218,9 +243,9 @@ class Rig:
     def address(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def is_ready(self) -> bool:
+    def is_ready(self, address: str | None = None) -> bool:
         try:
-            return httpx.get(f"{self.address}/readyz", timeout=5).status_code == 200
+            return httpx.get(f"{address or self.address}/readyz", timeout=5).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -232,7 +257,10 @@ class Rig:
                 env = {k: v for k, v in part.env.items() if k != "BACKTALK_FAILPOINTS" or "@once" in v}
                 self.parts[label] = Part(label, part.command, env, part.log)
 
-    def _environment(self, failpoints: str | None, database: str | None, redis: str | None) -> dict[str, str]:
+    def environment(
+        self, failpoints: str | None = None, database: str | None = None, redis: str | None = None
+    ) -> dict[str, str]:
+        """What a process of this rig gets to see."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith("BACKTALK_")}
         ours |= self.settings_env | {
             "BACKTALK_HOME": str(self.folder),
@@ -257,11 +285,11 @@ class Rig:
         return self.servers.postgres.url_through(port, self.database_url)
 
     # --- clients ---------------------------------------------------------------------------------
-    def caller(self, *scopes: str, name: str = "app", **values: Any) -> Caller:
+    def caller(self, *scopes: str, name: str = "app", address: str | None = None, **values: Any) -> Caller:
         """A client with a key of its own; its calls are recorded."""
         with self.system.db.transaction() as session:
             key = identity.create_key(session, name=name, scopes=scopes or [str(s) for s in Scope])
-        self._callers.append(Caller(self.history, self.address, key, **values))
+        self._callers.append(Caller(self.history, address or self.address, key, **values))
         return self._callers[-1]
 
     # --- waiting and checking --------------------------------------------------------------------

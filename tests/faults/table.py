@@ -3,9 +3,11 @@
     @pytest.mark.fault(row=9, tries=1)
     def test_a_message_that_dies_with_its_worker_is_rung_for_again(rig: Rig) -> None: ...
 
-`row` is the row of the matrix in `docs/reliability.md`; `tries` how often the test does its fault (a test
-that counts says so itself: `rig.tried(12)`). Tests anywhere may carry the marker. With `--fault-table FILE`,
-as `make faults` has it, the table goes to that file too, and rows that no test covers are named.
+`row` is the row of the matrix (`ROWS` below); `tries` how often the test does its fault (a test
+that counts says so itself: `rig.tried(12)`). `only="…"` says what a test covers of a row that asks
+for more; a row of such tests alone counts as `part`, not as held. Tests anywhere may carry the
+marker. With `--fault-table FILE`, as `make faults` has it, the table goes to that file too, and
+rows that no test covers are named.
 """
 
 import json
@@ -60,6 +62,7 @@ class Row:
     test: str
     outcome: str = "not run"
     tries: int = 1
+    only: str = ""  # what it covers, where that is not all of the row
     seconds: float = 0.0
     held: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -75,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(row, tries=1): covers a row of the fault matrix")
+    config.addinivalue_line("markers", "fault(row, tries=1, only=…): covers a row of the fault matrix")
     config.addinivalue_line(
         "markers", "faults: lies in tests/faults; `make faults` runs these and all `fault`s"
     )
@@ -89,7 +92,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if here in item.path.parents:
             item.add_marker("faults")
         for marker in item.iter_markers("fault"):
-            row = Row(marker.kwargs["row"], item.nodeid, tries=marker.kwargs.get("tries", 1))
+            words = {"tries": 1, "only": ""} | marker.kwargs
+            row = Row(words["row"], item.nodeid, tries=words["tries"], only=words["only"])
             config.stash[ROWS_RUN][item.nodeid] = row
     # It looks back at what all others did.
     items.sort(key=lambda item: item.get_closest_marker("faults_last") is not None)
@@ -144,7 +148,7 @@ def _line(number: int, rows: list[Row]) -> str:
     shown = "I1–I10" if len(held) == 10 else " ".join(held) or "its own"
     tries, seconds = sum(row.tries for row in rows), sum(row.seconds for row in rows)
     line = f"{number:>3}  {tries:>5}  {seconds:>7.1f}  {_result(rows):<7}  {shown:<28}  {ROWS[number]}"
-    whys = {row.why for row in rows if row.why}
+    whys = {row.why for row in rows if row.why} | {f"only: {row.only}" for row in rows if row.only}
     return line + "".join(f"\n{'':>8}{why}" for why in sorted(whys))
 
 
@@ -152,7 +156,9 @@ def _result(rows: list[Row]) -> str:
     outcomes = {row.outcome for row in rows}
     if "failed" in outcomes:
         return "BROKEN"
-    return "held" if outcomes == {"passed"} else "skipped"
+    if outcomes != {"passed"}:
+        return "skipped"
+    return "part" if all(row.only for row in rows) else "held"
 
 
 def _list_missing(missing: list[int]) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from backtalk.db import new_id
+from backtalk.tables import Model
+from tests.factories import make_decision
 from tests.faults import checker
 from tests.faults.history import History
 from tests.faults.proxy import Proxy
@@ -40,6 +42,17 @@ def store(rig: Rig, name: str) -> Path:
     return rig.folder / "models_store" / "animals" / name
 
 
+def approve_unheard(rig: Rig) -> None:
+    with rig.system.db.transaction() as session:
+        make_decision(session, session.scalars(select(Model)).one())
+
+
+def stray_version(rig: Rig) -> None:
+    """Whole, so that upkeep leaves it alone."""
+    store(rig, "7").mkdir()
+    (store(rig, "7") / "SHA256SUMS").touch()
+
+
 BREAKS: dict[str, tuple[str, Callable[[Rig], None]]] = {
     "lost correction": ("I1", lambda rig: run(rig, "DELETE FROM corrections")),
     "altered correction": ("I1", lambda rig: run(rig, "UPDATE corrections SET label = 'owl'")),
@@ -52,9 +65,9 @@ BREAKS: dict[str, tuple[str, Callable[[Rig], None]]] = {
     "altered ledger": ("I5", lambda rig: run(rig, _ALTER)),
     "prediction of another version": ("I6", lambda rig: run(rig, "UPDATE predictions SET version = 2")),
     "dead lease": ("I7", lambda rig: run(rig, _DEAD)),
-    "unheard approval": ("I7", lambda rig: run(rig, _UNHEARD)),
+    "unheard approval": ("I7", approve_unheard),
     "too many attempts": ("I8", lambda rig: run(rig, _DEAD.replace("'1 hour', 1", "'0 hour', 9"))),
-    "stray number": ("I9", lambda rig: store(rig, "7").mkdir()),
+    "stray number": ("I9", stray_version),
 }  # fmt: skip
 
 _DOUBLE = """INSERT INTO corrections (id, model_id, prediction_id, label, reporter, state)
@@ -69,11 +82,6 @@ _DEAD = """INSERT INTO runs
 (id, model_id, kind, trigger_key, requested_by, state, seed, lease_until, attempt)
 SELECT gen_random_uuid(), id, 'head', 'x', 'user:alice', 'training', 1, now() - interval '1 hour', 1
 FROM models"""
-_UNHEARD = """WITH p AS (SELECT * FROM predictions LIMIT 1), i AS (
-INSERT INTO review_items (id, model_id, prediction_id, kind)
-SELECT gen_random_uuid(), model_id, id, 'audit' FROM p RETURNING *)
-INSERT INTO decisions (model_id, item_id, prediction_id, action, label, actor, final, counts)
-SELECT model_id, id, prediction_id, 'approve', 'cat', 'user:alice', true, true FROM i"""
 
 
 def run(rig: Rig, statements: str) -> None:

@@ -37,7 +37,7 @@ def school(rig: Rig) -> Rig:
     return rig
 
 
-@pytest.mark.fault(row=23, tries=3)
+@pytest.mark.fault(row=23, tries=3, only="a run that kills its trainer")
 def test_a_run_that_kills_its_trainer_each_time_is_quarantined_with_the_reason(
     school: Rig, trainers: Trainers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

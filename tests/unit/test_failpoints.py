@@ -76,6 +76,14 @@ def test_a_numbered_one_acts_at_that_hit_only() -> None:
     failpoint(NAME)
 
 
+def test_one_with_a_plus_acts_from_that_hit_on() -> None:
+    failpoints.arm(f"{NAME}=raise@2+")
+    failpoint(NAME)
+    for _ in range(2):
+        with pytest.raises(FailpointRaised):
+            failpoint(NAME)
+
+
 def test_a_full_disk_is_an_error_of_the_disk() -> None:
     failpoints.arm(f"{NAME}=disk-full")
     with pytest.raises(OSError, match="No space left") as raised:
