@@ -184,7 +184,10 @@ class ApiKey(Base):
     trusted: Mapped[bool] = mapped_column(server_default=text("false"))
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-    last_used_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # with either secret
+    previous_sha256: Mapped[str | None]  # of the secret before this one, which lives on for a while
+    previous_until: Mapped[datetime | None]
+    previous_used_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _now()
 
 
@@ -210,14 +213,23 @@ class UserSession(Base):
     expires_at: Mapped[datetime]
 
 
+class UserBrowser(Base):
+    """A browser in which somebody has signed in; it opens nothing, but has a throttle of its own."""
+
+    __tablename__ = "user_browsers"
+    token_sha256: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    seen_at: Mapped[datetime] = _now()
+
+
 class SignInAttempt(Base):
     """Failed sign-ins, so that guessing is slowed down whatever process answers."""
 
     __tablename__ = "sign_in_attempts"
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    name: Mapped[str]
+    counted: Mapped[str]  # a name, an address, both, or a browser: see `throttle`
     at: Mapped[datetime] = _now()
-    __table_args__ = (Index(None, "name", "at"),)
+    __table_args__ = (Index(None, "counted", "at"),)
 
 
 class Prediction(Base):

@@ -2,12 +2,14 @@
 
 import hmac
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
 
-from flask import Response, g, make_response, redirect, render_template, request, url_for
+from flask import g, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from werkzeug import Response
 
 from backtalk import identity
 from backtalk.errors import NotAllowed, NotAuthenticated
@@ -125,21 +127,43 @@ def sign_in() -> ResponseReturnValue:
     target = local_target(request.form.get("next"))
     try:
         with get_backend().system.db.transaction() as session:
-            token, opened = identity.sign_in(session, name.strip(), password)
+            token, opened = identity.sign_in(session, name.strip(), password, **describe_browser())
+            identity.sign_out(session, request.cookies.get(cookie_name(), ""))
+            browser = identity.remember_browser(session, opened.user_id, find_browser())
     except NotAuthenticated as error:
         page = render_template("pages/sign_in.html", next=target, name=name, problem=error.message)
         return make_response(page, 401)
     response = redirect(target, code=303)
+    set_cookie(response, cookie_name(), token, opened.expires_at)
+    set_cookie(response, browser_cookie_name(), browser, datetime.now(UTC) + identity.BROWSER_KNOWN)
+    return response
+
+
+def set_cookie(response: Response, name: str, value: str, expires: datetime) -> None:
+    """Out of reach of scripts and of other sites, and behind HTTPS of other hosts."""
     response.set_cookie(
-        cookie_name(),
-        token,
-        expires=opened.expires_at,
+        name,
+        value,
+        expires=expires,
         httponly=True,
         samesite="Lax",
         secure=get_backend().system.settings.cookie_secure,
         path="/",
     )
-    return response
+
+
+def browser_cookie_name() -> str:
+    """Of the cookie by which a browser is known again; it opens nothing."""
+    return f"{cookie_name()}-browser"
+
+
+def find_browser() -> str | None:
+    return request.cookies.get(browser_cookie_name())
+
+
+def describe_browser() -> dict[str, str | None]:
+    """Where an attempt to prove a password comes from, for the throttle."""
+    return {"address": request.remote_addr, "browser": find_browser()}
 
 
 @blueprint.post("/sign-out")

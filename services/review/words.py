@@ -40,6 +40,7 @@ DONE = {
     "rollback": "Rolled back, and on hold: nothing goes live by itself until the hold is lifted.",
     "hold": "The hold is lifted. What waits is considered now.",
     "policy": "The policy is saved.",
+    "password": "The password is changed. You are signed out everywhere else.",
 }
 
 

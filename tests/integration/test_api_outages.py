@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from backtalk import bootstrap, identity
+from backtalk import bootstrap, keys
 from backtalk.config import Settings
 from backtalk.db import Database
 from backtalk.outage import Outage
@@ -44,7 +44,7 @@ def test_postgres_away_is_503_with_retry_after(settings: Settings) -> None:
 def make_api_without_key(system: bootstrap.System) -> Api:
     app = create_app(system=system, live=LiveModels(system))
     head = "bt_" + "0" * 10 + "_" + "0" * 30
-    return Api(app, system, app.test_client(), head + identity._checksum(head))
+    return Api(app, system, app.test_client(), head + keys.checksum(head))
 
 
 def test_an_exhausted_pool_is_503(settings: Settings) -> None:

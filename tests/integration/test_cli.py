@@ -14,7 +14,7 @@ from backtalk.cli import main
 from backtalk.commands.acknowledgement import Acknowledgement, await_replicas
 from backtalk.commands.frame import parse_pairs
 from backtalk.db import Database
-from backtalk.errors import InvalidInput
+from backtalk.errors import InvalidInput, NotAuthenticated
 from backtalk.servers import free_port
 from backtalk.states import Scope
 from backtalk.system import System
@@ -58,7 +58,7 @@ def test_a_new_key_is_printed_alone_and_works(backtalk: Backtalk, database: Data
 def test_a_revoked_key_works_no_more(backtalk: Backtalk, database: Database) -> None:
     key = backtalk("keys", "create", "--name", "app", "--scopes", "predict").stdout.strip()
     assert backtalk("keys", "revoke", key).exit_code == 0
-    with database.transaction() as session, pytest.raises(identity.NotAuthenticated, match="revoked"):
+    with database.transaction() as session, pytest.raises(NotAuthenticated, match="revoked"):
         identity.authenticate_key(session, key)
 
 

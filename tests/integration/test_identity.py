@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from backtalk import identity
+from backtalk import identity, keys, throttle
 from backtalk.db import Database
 from backtalk.errors import InvalidInput, InvalidName, NameTaken, NotAllowed, NotAuthenticated, NotFound
 from backtalk.states import Scope
@@ -84,7 +84,7 @@ def test_another_keys_secret_does_not_open_this_one(database: Database) -> None:
     first, second = make_key(database), make_key(database)
     head = "_".join([*first.split("_")[:2], second.split("_")[2][:-6]])
     with pytest.raises(NotAuthenticated, match="not known"):
-        authenticate(database, head + identity._checksum(head))
+        authenticate(database, head + keys.checksum(head))
 
 
 def test_revoked_and_expired_keys_are_refused(database: Database) -> None:
@@ -186,20 +186,20 @@ def test_an_unknown_name_and_a_wrong_password_are_told_alike(database: Database,
 
 def test_guessing_is_stopped_even_with_the_right_password(database: Database) -> None:
     make_user(database)
-    for _ in range(identity.SIGN_IN_FAILURES):
+    for _ in range(throttle.PER_NAME_AND_ADDRESS):
         with pytest.raises(NotAuthenticated, match="wrong"):
             sign_in(database, password="a guess")
     with pytest.raises(NotAuthenticated, match="five minutes"):
         sign_in(database)
     with database.transaction() as session:
-        session.execute(update(SignInAttempt).values(at=func.now() - identity.SIGN_IN_WINDOW))
+        session.execute(update(SignInAttempt).values(at=func.now() - throttle.WINDOW))
     assert sign_in(database)
 
 
 def test_signing_in_forgets_the_failures_before_it(database: Database) -> None:
     make_user(database)
     for _ in range(3):
-        for _ in range(identity.SIGN_IN_FAILURES - 1):
+        for _ in range(throttle.PER_NAME_AND_ADDRESS - 1):
             with pytest.raises(NotAuthenticated):
                 sign_in(database, password="a guess")
         sign_in(database)
@@ -220,7 +220,7 @@ def test_many_guesses_at_once_are_no_more_than_one_after_another(database: Datab
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum("wrong" in message for message in said) == identity.SIGN_IN_FAILURES
+    assert sum("wrong" in message for message in said) == throttle.PER_NAME_AND_ADDRESS
     assert len(said) == 12
 
 
