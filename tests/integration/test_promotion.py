@@ -275,6 +275,22 @@ def test_a_flipped_byte_is_refused_at_promotion_and_the_champion_stays(system: S
         assert session.scalar(select(Version.state).where(Version.number == 2)) == "quarantined"
 
 
+def test_a_candidate_whose_files_changed_after_the_verdict_never_goes_live(system: System, model: Model):
+    run = add_candidate(system, model, head(1.0))
+    promotion.judge_run(system, str(run.id))
+    with system.db.reading() as session:
+        version = session.scalars(select(Version).where(Version.number == 2)).one()
+    file = system.versions.resolve(version.path) / "head.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    promotion.promote_run(system, str(run.id))
+    with system.db.reading() as session:
+        assert session.scalar(select(Version.state).where(Version.number == 2)) == "quarantined"
+        assert session.scalars(select(Model.live_version)).one() == 1
+    assert not (system.versions.root / "animals" / "2").exists()
+
+
 def test_a_person_cannot_promote_a_version_whose_files_changed(system: System, model: Model):
     add_candidate(system, model, head(1.0))
     with system.db.reading() as session:
