@@ -69,7 +69,7 @@ def reserve_attempt(session: Session, counts: Counts) -> None:
     recent = select(SignInAttempt.counted, func.count()).where(
         SignInAttempt.counted.in_(counts.limits), SignInAttempt.at > func.now() - WINDOW
     )
-    used = {counted: n for counted, n in session.execute(recent.group_by(SignInAttempt.counted))}
+    used: dict[str, int] = dict(session.execute(recent.group_by(SignInAttempt.counted)).all())
     if all(used.get(counted, 0) < limit for counted, limit in counts.limits.items()):
         session.add_all(SignInAttempt(counted=counted) for counted in counts.limits)
         return

@@ -140,9 +140,8 @@ def test_a_log_cut_short_is_found_out_by_the_head_that_was_noted(
     tamper("DELETE FROM audit_log WHERE seq >= 3")
     assert prove(database).breaks == []  # what is left is whole
     assert "noted earlier is gone" in prove(database, noted).breaks[0]
-    [finding] = verification.verify(system, noted_head=noted)
-    assert finding.subject == "audit log"
-    assert finding.problem is not None
+    problems = {f.subject: f.problem for f in verification.verify(system, noted_head=noted)}
+    assert problems["audit log"] is not None
 
 
 def test_two_entries_cannot_follow_the_same_one(database: Database) -> None:
