@@ -1,11 +1,11 @@
 """Who looks at which review item: leases that run out by themselves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, any_, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, any_, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from backtalk.callers import Caller
@@ -99,13 +99,22 @@ def lease_these(
     return _lease(session, caller, sorted(rows, key=lambda item: places[item.id])[:limit])
 
 
-def release_items(session: Session, *, caller: Caller, item_ids: Iterable[UUID]) -> None:
-    """Let others have what the caller holds and does not look at any more."""
-    session.execute(
-        update(ReviewItem)
-        .where(ReviewItem.id.in_(list(item_ids)), ReviewItem.leased_by == caller.actor)
-        .values(leased_by=None, lease_until=None)
+def release_items(session: Session, *, caller: Caller, leases: Mapping[UUID, datetime]) -> None:
+    """Let others have what the caller does not look at any more.
+
+    Args:
+        leases: `lease_until` by item, as the view knew it. A later lease of the same person stays: it is that
+            of another view, such as the one that he went on to.
+    """
+    rows = session.scalars(
+        select(ReviewItem)
+        .where(ReviewItem.id.in_(list(leases)), ReviewItem.leased_by == caller.actor)
+        .order_by(ReviewItem.id)
+        .with_for_update(skip_locked=True)
     )
+    for item in rows:
+        if item.lease_until == leases[item.id]:
+            item.leased_by = item.lease_until = None
 
 
 def _lease(session: Session, caller: Caller, rows: Sequence[ReviewItem]) -> list[ItemView]:

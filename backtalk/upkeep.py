@@ -5,10 +5,11 @@ import shutil
 import time
 from pathlib import Path
 
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from backtalk import removals, retention
+from backtalk import neighbours, removals, retention
 from backtalk.champions import rewrite_models_config
 from backtalk.db import try_share
 from backtalk.errors import ArtefactInvalid
@@ -139,6 +140,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def index_embeddings(system: System) -> None:
+    """Make the search for similar pictures quick where there are enough of them to need it."""
+    settings = system.settings
+    try:
+        neighbours.make_indexes(str(settings.migration_url or settings.database_url))
+    except InsufficientPrivilege:
+        log.debug("this process may make no index; whoever owns the tables may, with BACKTALK_MIGRATION_URL")
 
 
 def _age_s(path: Path) -> float:

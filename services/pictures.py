@@ -8,6 +8,7 @@ from backtalk.tables import Image
 from services.backend import get_backend
 
 PICTURE_SIDE = 1024  # pixels: enough for the stage on most screens, 100 to 300 kB as JPEG
+TILE_SIDE = 320  # of those in the grid; no other sizes, so that nobody fills caches with them
 
 #: What a stranger sent cannot act as a page, be guessed to be another type, or be drawn in by another site.
 HEADERS = {
@@ -19,8 +20,8 @@ HEADERS = {
 }
 
 
-def answer_picture(image: Image) -> Response:
-    """A fresh JPEG of `PICTURE_SIDE` pixels a side at most; never the file that was sent in.
+def answer_picture(image: Image, side: int = PICTURE_SIDE) -> Response:
+    """A fresh JPEG of `side` pixels a side at most; never the file that was sent in.
 
     Raises:
         ImageNotFound: its pixels were deleted, or never kept.
@@ -33,7 +34,7 @@ def answer_picture(image: Image) -> Response:
         data, max_bytes=len(data), max_pixels=images.MAX_STORED_PIXELS, orientation=image.orientation
     )
     with system.turns.take(found.pixel_count):
-        shown = images.thumbnail(found.decode().pixels, PICTURE_SIDE)
+        shown = images.thumbnail(found.decode().pixels, side)
     response = Response(shown, mimetype="image/jpeg")
     response.headers.update(HEADERS)
     response.headers["Content-Disposition"] = f'inline; filename="{image.id}.jpg"'

@@ -17,6 +17,7 @@ RING_TICK_S = 5.0
 SWEEP_TICK_S = 60.0
 RETAIN_TICK_S = 600.0
 SWEEP_IMAGES_TICK_S = 3600.0
+INDEX_TICK_S = 600.0
 
 
 def training_queue(kind: str) -> str:
@@ -109,6 +110,7 @@ def _beat() -> dict[str, Any]:
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
+            "index": tick("upkeep.index", INDEX_TICK_S),
         },
     }
 

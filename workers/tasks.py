@@ -88,3 +88,8 @@ def sweep_images() -> None:
 @shared_task(name="upkeep.sweep", **TICK)
 def sweep() -> None:
     upkeep.sweep(get_system())
+
+
+@shared_task(name="upkeep.index", **TICK)
+def index_embeddings() -> None:
+    upkeep.index_embeddings(get_system())

@@ -1,6 +1,6 @@
 """The reviewer's pages: rendered here, nothing loaded from elsewhere."""
 
-from services.review import account, actions, answers, evidence, policy_form, queue, sessions
+from services.review import account, actions, answers, evidence, grid, policy_form, queue, sessions
 from services.review.site import blueprint
 
-__all__ = ["account", "actions", "answers", "blueprint", "evidence", "policy_form", "queue", "sessions"]
+__all__ = ["account", "actions", "answers", "blueprint", "evidence", "grid", "policy_form", "queue", "sessions"]

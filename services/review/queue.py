@@ -1,6 +1,8 @@
 """The review view, and what it asks for while it is open: leases and pictures."""
 
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -12,7 +14,7 @@ from backtalk.leases import ItemView
 from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
-from services.pictures import answer_picture
+from services.pictures import PICTURE_SIDE, TILE_SIDE, answer_picture
 from services.review import queries, words
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
@@ -62,13 +64,16 @@ def lease(model_name: str) -> ResponseReturnValue:
 @needs(Scope.REVIEW)
 def release(model_name: str) -> ResponseReturnValue:
     """A view that closes lets others have what it had leased and nobody has answered."""
-    ids = read_json().get("items")
-    if not isinstance(ids, list) or len(ids) > MAX_RELEASE:
-        raise InvalidInput(f"`items` is a list of {MAX_RELEASE} ids at most.")
-    keys = [key for key in (catalogue.parse_id(str(one)) for one in ids) if key]
+    given = read_json().get("leases")
+    if not isinstance(given, dict) or len(given) > MAX_RELEASE:
+        raise InvalidInput(f"`leases` is `lease_until` by item, of {MAX_RELEASE} items at most.")
+    try:
+        known = {UUID(item): datetime.fromisoformat(until) for item, until in given.items()}
+    except (ValueError, TypeError):
+        raise InvalidInput("`leases` is `lease_until` by item, both as they came with the lease.") from None
     with get_backend().system.db.transaction() as session:
         catalogue.get_model(session, model_name)
-        leases.release_items(session, caller=g.caller, item_ids=keys)
+        leases.release_items(session, caller=g.caller, leases=known)
     return "", 204
 
 
@@ -79,7 +84,8 @@ def send_picture(model_name: str, image_id: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         image = queries.get_image_of(session, model, image_id)
-    return answer_picture(image)
+    side = PICTURE_SIDE if "side" not in request.args else TILE_SIDE
+    return answer_picture(image, side)
 
 
 def count_for_caller(session: Session, model: Model) -> dict[str, int]:

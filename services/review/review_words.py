@@ -60,6 +60,38 @@ REVIEW_VIEW = SENDING | {
     "decide them. What is left comes here by itself.",
 }
 
+GRID_VIEW = SENDING | {
+    "batchOf": "{n} answers at once.",
+    "batch": {
+        "approve": "Approved {n}.",
+        "relabel": "Relabelled {n} as “{label}”.",
+        "reject": "Rejected {n}: nothing is learned from them.",
+        "skip": "Skipped {n}.",
+        "flag": "Flagged {n} for an expert.",
+    },
+    "pair": "{predicted} → {reported}",
+    "audit": "{predicted}?",
+    "tileAlt": "Reported as {reported}; the model said {predicted}",
+    "tileAuditAlt": "The model says {predicted}; drawn at random",
+    "score": "{reported} {score}",
+    "selected": "{n} of {all} selected",
+    "noneSelected": "Select at least one tile first.",
+    "in": "in",
+    "out": "left out",
+    "disputed": "disputed",
+    "lookTwice": "look twice",
+    "flagged": "flagged",
+    "waitsForSecond": "Taken down; a second reviewer must agree.",
+    "taken": "{n} went to other reviewers meanwhile and are not shown any more.",
+    "leaseFailed": "The pictures could not be fetched. Trying again.",
+    "back": "{n} are back.",
+    "alikeOldest": "There is no index yet for the embeddings of this model, so only its 5,000 oldest open "
+    "items were compared.",
+    "alikeByHash": "The live version has not seen this picture, so what lies nearest to it is not known. "
+    "Shown are its near-duplicates.",
+    "alikeGone": "That item is not here any more; nothing can be compared with it.",
+}
+
 
 def learned_sentence(learned: Learned) -> str | None:
     """What an undo does not undo; None where nothing has learned from the answer."""

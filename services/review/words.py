@@ -15,12 +15,15 @@ ACTIVE = ACTIVE_RUN_STATES
 
 TABS = (
     ("pages.show_queue", "Review"),
+    ("pages.show_grid", "Grid"),
     ("pages.show_model", "Overview"),
     ("pages.show_runs", "Runs"),
     ("pages.show_triggers", "Triggers"),
     ("pages.show_ledger", "Ledger"),
     ("pages.show_policy", "Policy"),
 )
+
+REVIEW_TABS = {"pages.show_queue", "pages.show_grid"}  # for reviewers alone
 
 STATUS_TITLES = {
     401: "Sign in first",

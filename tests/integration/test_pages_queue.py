@@ -161,17 +161,32 @@ def test_an_undo_of_what_never_counted_is_refused_with_a_sentence(system, ada):
 
 def test_what_a_view_gives_back_is_free_for_others_at_once(system, ada, bob):
     showroom.add_queue(system, n=2)
-    mine = [item["item"] for item in ada.lease(2)["items"]]
+    first, _ = ada.lease(2)["items"]
     assert bob.lease()["items"] == []
-    assert ada.post("/review/animals/release", {"items": [mine[0], "x"]}).status_code == 204
-    assert [item["item"] for item in bob.lease()["items"]] == [mine[0]]
+    known = {first["item"]: first["lease_until"]}
+    assert ada.post("/review/animals/release", {"leases": known}).status_code == 204
+    assert [item["item"] for item in bob.lease()["items"]] == [first["item"]]
 
 
 def test_nobody_gives_back_what_another_holds(system, ada, bob):
     showroom.add_queue(system, n=1)
-    held = ada.lease()["items"][0]["item"]
-    bob.post("/review/animals/release", {"items": [held]})
+    held = ada.lease()["items"][0]
+    bob.post("/review/animals/release", {"leases": {held["item"]: held["lease_until"]}})
     assert bob.lease()["items"] == []
+
+
+def test_a_view_that_closes_late_does_not_give_back_what_the_next_view_has_leased(system, ada, bob):
+    showroom.add_queue(system, n=1)
+    before = ada.lease()["items"][0]
+    ada.lease()  # the next page of the same person
+    ada.post("/review/animals/release", {"leases": {before["item"]: before["lease_until"]}})
+    assert bob.lease()["items"] == []
+
+
+@pytest.mark.parametrize("leases", [None, ["x"], {"x": "now"}, {str(uuid4()): "now"}, {str(uuid4()): 7}])
+def test_giving_back_needs_items_and_the_end_of_their_leases(system, ada, leases):
+    showroom.add_queue(system, n=1)
+    assert ada.post("/review/animals/release", {"leases": leases}).status_code == 422
 
 
 def test_a_flagged_item_says_who_asks_for_an_expert_and_only_experts_get_it(system, ada, bob):

@@ -51,21 +51,21 @@ export class Desk {
 
   /** Let others have what this page held. */
   release(items) {
-    if (items.length) this.send(this.data.release, { items: items.map(({ item }) => item) }).catch(() => {});
+    const leases = Object.fromEntries(items.map(({ item, lease_until }) => [item, lease_until]));
+    if (items.length) this.send(this.data.release, { leases }).catch(() => {});
   }
 
-  /** Answer items the same way. `right` is the label that the answer finds right, for what is said of it. */
-  answer(items, action, labelOf, rightOf) {
+  /** Answer items at once. `rightOf` gives the label that the answer finds right, for what is said of it. */
+  answer(items, actionOf, labelOf, rightOf) {
     const batch = items.length > 1 ? makeId() : null;
     const answers = items.map((item) => ({
       id: makeId(),
       batch,
-      action,
+      action: actionOf(item),
       item: item.item,
       etag: item.etag,
       label: labelOf(item),
       right: rightOf(item),
-      reported: item.reported,
     }));
     this.past.push({ batch, answers: answers.map(({ id, item, action, right, etag }) => ({ id, item, action, right, etag })) });
     this.outbox.add(...answers);
@@ -163,12 +163,18 @@ export class Desk {
 
   /** A card that stays until it was read: an answer that did not count, or what an undo does not undo. */
   addCard(text) {
+    const same = [...find("late").children].find((card) => card.dataset.text === text);
+    if (same) {
+      // A batch may say the same of each of its items: once, with their number.
+      same.dataset.n = String(Number(same.dataset.n) + 1);
+      same.querySelector("p").textContent = `${text} (${same.dataset.n} ×)`;
+      return;
+    }
     const card = find("late-template").content.cloneNode(true).firstElementChild;
+    Object.assign(card.dataset, { text, n: "1" });
     card.querySelector("p").textContent = text;
     card.querySelector("button").addEventListener("click", () => card.remove());
-    const cards = find("late");
-    cards.append(card);
-    while (cards.children.length > 3) cards.firstElementChild.remove();
+    find("late").append(card);
   }
 }
 

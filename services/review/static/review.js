@@ -57,7 +57,7 @@ function answer(action, label) {
   answered.add(item.item);
   showCurrent();
   desk.tell(fill(words.did[action], { label: right }));
-  desk.answer([item], action, () => label, () => right);
+  desk.answer([item], () => action, () => label, () => right);
   if (ring.items.length < AHEAD - 1) refill();
 }
 

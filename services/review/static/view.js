@@ -1,7 +1,7 @@
 // What the review view shows. It knows the page's elements and nothing of the network.
 
 const TOP = 5;
-const TINY_PX = 160; // smaller pictures are enlarged with hard edges
+export const TINY_PX = 160; // smaller pictures are enlarged with hard edges
 
 export const find = (id) => document.getElementById(id);
 
@@ -123,7 +123,7 @@ function emphasised(text, values) {
   });
 }
 
-function percent(score) {
+export function percent(score) {
   return `${(100 * score).toFixed(score > 0.9995 || score < 0.0005 ? 0 : 1)} %`;
 }
 
