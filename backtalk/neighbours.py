@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import ColumnElement, Select, select, text
+from sqlalchemy import ColumnElement, Select, Text, bindparam, select, text
 from sqlalchemy.orm import Session
 
 from backtalk.tables import Backbone, Embedding, Model, Prediction, ReviewItem, Version
@@ -94,7 +94,11 @@ def _near(model: Model, backbone: Backbone, wanted: list[ColumnElement[bool]]) -
             text(f"embeddings.backbone_digest = '{digest}'"),
             *wanted,
         )
-        .order_by(text(f"embeddings.vector::halfvec({width}) <=> CAST(:asked AS halfvec({width}))"))
+        .order_by(
+            text(f"embeddings.vector::halfvec({width}) <=> CAST(:asked AS halfvec({width}))").bindparams(
+                bindparam("asked", type_=Text)
+            )
+        )
     )
 
 

@@ -18,7 +18,13 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
 def print_tables(console: Console, machine: dict[str, Any], results: dict[str, Any]) -> None:
     """One table per benchmark that has figures."""
     console.print(f"\n{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
-    for name, show in (("predict", _predict), ("loop", _loop), ("swaps", _swaps), ("memory", _memory)):
+    for name, show in (
+        ("predict", _predict),
+        ("loop", _loop),
+        ("swaps", _swaps),
+        ("memory", _memory),
+        ("review", _review),
+    ):
         if name in results:
             console.print(show(results[name]))
 
@@ -46,6 +52,24 @@ def _memory(figures: dict[str, Any]) -> Table:
     table = Table("process", "how many", "PSS, MB", "RSS, MB", title=title)
     for role, row in sorted(figures["processes"].items(), key=lambda item: -item[1]["pss_mb"]):
         table.add_row(role, f"{row['processes']:.0f}", f"{row['pss_mb']:.1f}", f"{row['rss_mb']:.1f}")
+    return table
+
+
+def _review(figures: dict[str, Any]) -> Table:
+    keys = figures["keys"]
+    title = (
+        f"Review: key press to next picture p50 {keys['p50_ms']} ms, p95 {keys['p95_ms']} ms over "
+        f"{keys['items']} items (target {keys['target_p95_ms']:.0f}); "
+        f"{keys['decisions_per_minute']} decisions a minute"
+    )
+    table = Table("page", *figures["server"], title=title)
+    rows: dict[str, None] = dict.fromkeys(name for pages in figures["server"].values() for name in pages)
+    for name in rows:
+        cells = [pages.get(name) for pages in figures["server"].values()]
+        shown = [
+            f"[{'green' if one['met'] else 'red'}]{one['median_ms']} ms[/]" if one else "" for one in cells
+        ]
+        table.add_row(name, *shown)
     return table
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from bench.bench_loop import measure_loop
 from bench.bench_memory import measure_memory
 from bench.bench_predict import measure_predict
+from bench.bench_review import measure_review
 from bench.bench_swaps import measure_swaps
 from bench.installation import describe_machine
 from bench.report import print_tables, write_json
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "loop": measure_loop,
     "swaps": measure_swaps,
     "memory": measure_memory,
+    "review": measure_review,
 }
 
 

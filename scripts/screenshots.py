@@ -54,8 +54,8 @@ class Look:
 
 LOOKS = (
     Look("light", "light", 1280, 800),
-    Look("dark", "dark", 1280, 800, frozenset({"home", "model", "run-promoted", "review"})),
-    Look("phone", "light", 390, 844, frozenset({"model", "run-promoted", "review"})),
+    Look("dark", "dark", 1280, 800, frozenset({"home", "model", "run-promoted", "review", "grid"})),
+    Look("phone", "light", 390, 844, frozenset({"model", "run-promoted", "review", "grid"})),
 )
 
 
@@ -148,7 +148,7 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         if look.pages and name not in look.pages:
             return
         page.screenshot(path=str(file), full_page=whole)
-        if not name.startswith("review"):  # pages without photographs have few colours
+        if not name.startswith(("review", "grid")):  # pages without photographs have few colours
             Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
         print(file.relative_to(out.parent.parent))
 
@@ -198,6 +198,14 @@ def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-unt
         save("review-audit", whole=False)
     page.keyboard.press("?")
     save("review-keys", whole=False)
+    page.goto(f"{visit.address}/review/{visit.model}/grid")
+    page.locator("main:not([data-state=loading])").wait_for()
+    tiles = page.locator(".tile-button")
+    for place in (1, 3):
+        if tiles.count() > place:
+            tiles.nth(place).click()
+    page.wait_for_load_state("networkidle")
+    save("grid", whole=False)
 
 
 def main() -> None:

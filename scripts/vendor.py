@@ -3,7 +3,7 @@
     npm ci && python scripts/vendor.py      # after a change of package.json
     python scripts/vendor.py --check        # do the files match their sums? (needs no npm)
 
-The pages load nothing from elsewhere: these copies are what is served.
+The pages load nothing from elsewhere: these copies are what is served. What only tests need lies with them.
 """
 
 import argparse
@@ -13,16 +13,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENDOR = ROOT / "services" / "review" / "static" / "vendor"
-SUMS = VENDOR / "SHA256SUMS"
+SUMS = "SHA256SUMS"
 
-#: From `node_modules` to `static/vendor`.
+#: By folder: from `node_modules` to the name there.
 COPIES = {
-    "htmx.org/dist/htmx.min.js": "htmx.min.js",
-    "htmx.org/LICENSE": "htmx.LICENSE.txt",
-    "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2": "inter-latin.woff2",
-    "@fontsource-variable/inter/files/inter-latin-ext-wght-normal.woff2": "inter-latin-ext.woff2",
-    "@fontsource-variable/inter/LICENSE": "inter.LICENSE.txt",
+    ROOT / "services" / "review" / "static" / "vendor": {
+        "htmx.org/dist/htmx.min.js": "htmx.min.js",
+        "htmx.org/LICENSE": "htmx.LICENSE.txt",
+        "@fontsource-variable/inter/files/inter-latin-wght-normal.woff2": "inter-latin.woff2",
+        "@fontsource-variable/inter/files/inter-latin-ext-wght-normal.woff2": "inter-latin-ext.woff2",
+        "@fontsource-variable/inter/LICENSE": "inter.LICENSE.txt",
+    },
+    ROOT / "tests" / "vendor": {
+        "axe-core/axe.min.js": "axe.min.js",
+        "axe-core/LICENSE": "axe.LICENSE.txt",
+        "axe-core/LICENSE-3RD-PARTY.txt": "axe.LICENSE-3RD-PARTY.txt",
+    },
 }
 
 
@@ -32,26 +38,31 @@ def copy_files(modules: Path) -> None:
     Raises:
         FileNotFoundError: a package is not installed; run `npm ci` first.
     """
-    VENDOR.mkdir(parents=True, exist_ok=True)
-    for source, target in COPIES.items():
-        shutil.copyfile(modules / source, VENDOR / target)
-    lines = [f"{_sha256(VENDOR / name)}  {name}\n" for name in sorted(COPIES.values())]
-    SUMS.write_text("".join(lines), encoding="utf-8")
+    for folder, copies in COPIES.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for source, target in copies.items():
+            shutil.copyfile(modules / source, folder / target)
+        lines = [f"{_sha256(folder / name)}  {name}\n" for name in sorted(copies.values())]
+        (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def find_differences() -> list[str]:
-    """What lies in the folder and does not match the sums: a sentence each."""
+    """What lies in the folders and does not match the sums: a sentence each."""
+    return [f"{folder.relative_to(ROOT)}: {said}" for folder in COPIES for said in _compare(folder)]
+
+
+def _compare(folder: Path) -> list[str]:
     wanted = {}
-    for line in SUMS.read_text(encoding="utf-8").splitlines():
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
         digest, name = line.split("  ", 1)
         wanted[name] = digest
-    present = {path.name for path in VENDOR.iterdir()} - {SUMS.name}
+    present = {path.name for path in folder.iterdir()} - {SUMS}
     said = [f"{name} has no line in SHA256SUMS" for name in sorted(present - wanted.keys())]
     said += [f"{name} is missing" for name in sorted(wanted.keys() - present)]
     said += [
         f"{name} differs from its sum"
         for name in sorted(present & wanted.keys())
-        if _sha256(VENDOR / name) != wanted[name]
+        if _sha256(folder / name) != wanted[name]
     ]
     return said
 
@@ -66,7 +77,7 @@ def main() -> int:
     if not parser.parse_args().check:
         copy_files(ROOT / "node_modules")
     differences = find_differences()
-    print("\n".join(differences) or f"{len(COPIES)} files match {SUMS.relative_to(ROOT)}")
+    print("\n".join(differences) or "The files match their sums")
     return 1 if differences else 0
 
 

@@ -52,7 +52,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         "pages/grid.html",
         model=model,
         counts=counts,
-        selection=selection,
+        selection=asked,  # the form says what was asked for; the chips, what is shown
         chips=chips,
         any_label=[("", "any"), *((label, label) for label in model.labels)],
         any_reporter=[("", "any"), *((name, name) for name in reporters)],

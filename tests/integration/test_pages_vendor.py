@@ -22,11 +22,13 @@ def test_vendored_files_match_their_sums():
 def test_each_vendored_package_comes_with_its_licence():
     for package in ("htmx", "inter"):
         assert (VENDOR / f"{package}.LICENSE.txt").stat().st_size > 100
+    assert "Mozilla Public License" in (ROOT / "tests" / "vendor" / "axe.LICENSE.txt").read_text()
 
 
 def test_the_lock_pins_each_package_by_digest_and_names_no_host():
     text = (ROOT / "package-lock.json").read_text()
-    wanted = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    wanted = json.loads((ROOT / "package.json").read_text())
+    wanted = wanted["dependencies"] | wanted["devDependencies"]
     packages = {name: entry for name, entry in json.loads(text)["packages"].items() if name}
     assert {
         name.removeprefix("node_modules/"): entry["version"] for name, entry in packages.items()

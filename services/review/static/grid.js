@@ -223,7 +223,9 @@ for (const [id, act] of Object.entries({ approve: actions.a, reject: actions.x, 
 find("filters").addEventListener("submit", (event) => {
   // An address without what is not asked for.
   event.preventDefault();
-  const chosen = [...new FormData(event.target)].filter(([name, value]) => value && !(name === "by" && value === "pair") && !(name === "sort" && value === "age"));
+  const given = Object.fromEntries(new FormData(event.target));
+  if (given.kind === "audit") delete given.reported; // nobody reported those
+  const chosen = Object.entries(given).filter(([name, value]) => value && value !== { by: "pair", sort: "age" }[name]);
   location.assign(`${data.grid}${chosen.length ? "?" : ""}${new URLSearchParams(chosen)}`);
 });
 find("filters").addEventListener("change", (event) => event.currentTarget.requestSubmit());
