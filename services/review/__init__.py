@@ -3,4 +3,14 @@
 from services.review import account, actions, answers, evidence, grid, policy_form, queue, sessions
 from services.review.site import blueprint
 
-__all__ = ["account", "actions", "answers", "blueprint", "evidence", "grid", "policy_form", "queue", "sessions"]
+__all__ = [
+    "account",
+    "actions",
+    "answers",
+    "blueprint",
+    "evidence",
+    "grid",
+    "policy_form",
+    "queue",
+    "sessions",
+]

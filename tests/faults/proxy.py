@@ -7,7 +7,8 @@
         proxy.cut()                 # reset (RST) every connection that is open; new ones work
         proxy.refuse()              # listen no more: connection refused; cut what is open
         proxy.go_half_open()        # accept and read, answer nothing, close nothing, either way
-        proxy.swallow_answers()     # pass on what clients send, drop what the server answers
+        proxy.strand()              # connections that are open hear nothing any more; new ones work
+    proxy.swallow_answers()     # pass on what clients send, drop what the server answers
         proxy.heal()                # all as at first
 
 `target` is `(host, port)` or the path of a Unix socket.
@@ -35,6 +36,7 @@ class Proxy:
         self._target = target
         self._drop = {"up": False, "down": False}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._stranded: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -62,6 +64,9 @@ class Proxy:
 
     def go_half_open(self) -> None:
         self._drop.update(up=True, down=True)
+
+    def strand(self) -> None:
+        self._stranded |= self._writers
 
     def swallow_answers(self) -> None:
         self._drop["down"] = True
@@ -110,6 +115,7 @@ class Proxy:
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
         self._writers.clear()
+        self._stranded.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -133,10 +139,10 @@ class Proxy:
                     await asyncio.sleep(self.latency_s)
                 if self.bytes_per_s:
                     await asyncio.sleep(len(data) / self.bytes_per_s)
-                if self._drop[way]:
+                if self._drop[way] or writer in self._stranded:
                     continue
                 writer.write(data)
                 await writer.drain()
-        if not any(self._drop.values()):
+        if not any(self._drop.values()) and writer not in self._stranded:
             with contextlib.suppress(OSError, RuntimeError):
                 writer.close()

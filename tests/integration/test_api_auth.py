@@ -36,6 +36,10 @@ CALLS = [
     ("PUT", "/v1/models/animals/policy", Scope.ADMIN),
     ("POST", "/v1/models/animals/versions/1:promote", Scope.PROMOTE),
     ("POST", "/v1/models/animals:rollback", Scope.PROMOTE),
+    ("GET", f"/v1/predictions/{NOBODY}", None),
+    ("DELETE", f"/v1/images/{NOBODY}", Scope.ADMIN),
+    ("POST", "/v1/retractions", Scope.ADMIN),
+    ("GET", "/v1/models/animals/reporters", Scope.REVIEW),
 ]
 
 

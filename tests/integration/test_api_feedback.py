@@ -83,6 +83,7 @@ def test_the_receipt_tells_what_became_of_it(api: Api, prediction: str) -> None:
         "id": made["id"],
         "state": "pending",
         "label": "dog",
+        "image": receipt.get_json()["image"],
         "reviewed_at": None,
         "split": None,
         "trained_in": None,
