@@ -2,7 +2,7 @@
 
 import click
 
-from backtalk.commands import inspection, models, people, sources, stack
+from backtalk.commands import inspection, models, people, safety, sources, stack
 from backtalk.commands.frame import PlainGroup
 
 
@@ -26,6 +26,8 @@ main.add_command(sources.retract)
 main.add_command(inspection.status)
 main.add_command(inspection.verify)
 main.add_command(inspection.audit)
+main.add_command(safety.backup)
+main.add_command(safety.restore)
 main.add_command(stack.demo)
 
 

@@ -99,6 +99,10 @@ class ImageTooLarge(RefusedImage):
     """Too many bytes or pixels."""
 
 
+class BackupInvalid(InvalidInput):
+    """A backup that is not whole, was changed, or is of another release."""
+
+
 class NotYet(InvalidInput):
     """Foreseen, but not built."""
 

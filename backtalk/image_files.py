@@ -75,6 +75,10 @@ class ImageStore:
             raise ImageNotFound("The image's file in the store is damaged; restore it from a backup.")
         return data
 
+    def locate(self, key: str) -> Path:
+        """Where the file lies or would lie. Raises ImageNotFound: no key of an image."""
+        return self._path(key)
+
     def has(self, key: str) -> bool:
         return self._path(key).exists()
 

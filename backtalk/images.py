@@ -49,6 +49,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MAX_BYTES: Final = 20 * 2**20
 MAX_PIXELS: Final = 25_000_000
+#: As in JPEG. Pillow keeps an address for each row: a column of 25 million pixels would take 600 MB.
+MAX_SIDE: Final = 65_535
 #: Of what was taken in once, whatever the limits are now; Pillow has a limit of its own below it.
 MAX_STORED_PIXELS: Final = 2**31
 #: Larger pictures take turns: each needs up to twelve bytes a pixel while it is decoded.
@@ -120,6 +122,8 @@ class Undecoded:
         """The picture. Raises RefusedImage: `truncated`, `damaged`."""
         try:
             with Image.open(BytesIO(self.data), formats=(self.format,)) as image:
+                if image.width * image.height != self.pixel_count:  # its parts contradict each other
+                    raise ValueError("the size is another than the container says")
                 image.load()
                 pixels = turn_upright(to_rgb(image), self.orientation)
         except DAMAGE as error:
@@ -185,14 +189,19 @@ def inspect(
         raise RefusedImage("multi-picture", "This JPEG holds several pictures: send one of them alone.")
     if cut.animated:  # also with one frame: that may paint a part of the canvas only
         raise RefusedImage("animated", "Animations are not taken: send one frame as a still picture.")
+    width, height = cut.size or _open_for_size(cut.data, kind)
+    _check_size(width, height, max_pixels)
+    applied = cut.orientation if orientation is None else orientation
+    return Undecoded(cut.data, kind, applied, width * height)
+
+
+def _open_for_size(data: bytes, kind: str) -> tuple[int, int]:
+    """Pillow reads the head alone, but for a WebP, which it would prepare to decode: that one told before."""
     try:
-        with Image.open(BytesIO(cut.data), formats=(kind,)) as image:
-            _check_size(image, max_pixels)
-            pixel_count = image.width * image.height
+        with Image.open(BytesIO(data), formats=(kind,)) as image:
+            return image.size
     except DAMAGE as error:
         raise _explain_damage(data, error) from None
-    applied = cut.orientation if orientation is None else orientation
-    return Undecoded(cut.data, kind, applied, pixel_count)
 
 
 def _get_format(data: bytes) -> str:
@@ -220,12 +229,18 @@ def find_format(data: bytes) -> str | None:
     return None
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
-    if image.width * image.height > limit:
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if max(width, height) > MAX_SIDE:
         raise ImageTooLarge(
             "too-many-pixels",
-            f"{image.width} × {image.height} pixels are too many; at most {limit:,} are taken: scale down.",
+            f"{width} × {height}: a side has at most {MAX_SIDE:,} pixels: scale down.",
+            limit=MAX_SIDE,
+        )
+    limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
+    if width * height > limit:
+        raise ImageTooLarge(
+            "too-many-pixels",
+            f"{width} × {height} pixels are too many; at most {limit:,} are taken: scale down.",
             limit=limit,
         )
 

@@ -30,6 +30,7 @@ class Cut:
     orientation: int = 1  # EXIF, 1 to 8
     animated: bool = False
     several: bool = False  # a JPEG with more than previews behind its first picture
+    size: tuple[int, int] | None = None  # width and height, where the container told them in passing
 
 
 def cut_metadata(data: bytes, format: str) -> Cut:  # noqa: A002 - as Pillow calls it
@@ -214,4 +215,18 @@ def _keep_webp_chunks(data: bytes, cut: Cut) -> Iterator[bytes]:
             cut.orientation = find_orientation(payload)
         cut.animated = cut.animated or kind in _WEBP_ANIMATED
         if kind in _WEBP_KEPT:
+            cut.size = cut.size or _find_webp_size(kind, payload)
             yield struct.pack("<4sI", kind, length) + payload
+
+
+def _find_webp_size(kind: bytes, payload: bytes) -> tuple[int, int] | None:
+    """Width and height of the canvas (RFC 9649, 2.7), a lossy frame (RFC 6386, 9.1) or a lossless one."""
+    if kind == b"VP8X":
+        return int.from_bytes(payload[4:7], "little") + 1, int.from_bytes(payload[7:10], "little") + 1
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<2H", payload, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", payload, 1)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None

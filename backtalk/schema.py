@@ -64,6 +64,11 @@ def newest_revision() -> str:
     return ScriptDirectory(str(_FOLDER)).get_current_head() or ""
 
 
+def list_revisions() -> list[str]:
+    """Every revision that this code can upgrade from, newest first."""
+    return [script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()]
+
+
 def find_revision(session: Session) -> str | None:
     """The revision that the database is at; none where it was never migrated."""
     return MigrationContext.configure(session.connection()).get_current_revision()

@@ -1,7 +1,7 @@
 """What commands share: settings, the system behind them, and how they speak."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,3 +97,24 @@ def _parse_value(text: str) -> Any:
 def write_value(value: Any) -> str:
     """As `parse_pairs` reads it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar per step on a terminal, and a line per step elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        steps: dict[str, Any] = {}
+
+        def report(step: str, done: float, total: float) -> None:
+            if step not in steps:
+                steps[step] = progress.add_task(step, total=total)
+                if not console.is_terminal:
+                    click.echo(f"{step} …", err=True)
+            progress.update(steps[step], completed=done, total=total)
+
+        yield report

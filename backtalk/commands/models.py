@@ -1,7 +1,5 @@
 """`models`, `policy`, `train`, `promote`, `rollback`: what is done to a model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +7,7 @@ import click
 
 from backtalk.callers import CLI
 from backtalk.commands.acknowledgement import report_replicas
-from backtalk.commands.frame import home_option, open_system, parse_pairs, write_value
+from backtalk.commands.frame import home_option, open_system, parse_pairs, show_progress, write_value
 from backtalk.states import RunKind
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def create_model(
     with open_system(home, f"models create {name}") as system:
         trainers = Trainers(warm=False)
         try:
-            with _progress() as report:
+            with show_progress() as report:
                 created = creation.create_model(
                     system,
                     trainers,
@@ -175,27 +173,6 @@ def _tell_change(changed: dict[str, Any]) -> None:
 def _print_policy(values: dict[str, Any]) -> None:
     for key, value in values.items():
         click.echo(f"{key}={write_value(value)}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float, float], None]]:
-    """A bar per step on a terminal, and a line per step elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        steps: dict[str, Any] = {}
-
-        def report(step: str, done: float, total: float) -> None:
-            if step not in steps:
-                steps[step] = progress.add_task(step, total=total)
-                if not console.is_terminal:
-                    click.echo(f"{step} …", err=True)
-            progress.update(steps[step], completed=done, total=total)
-
-        yield report
 
 
 def _describe(created: "Created") -> None:

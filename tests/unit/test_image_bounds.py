@@ -118,6 +118,9 @@ def _take(turns: images.Turns, reached: threading.Event) -> None:
 
 def test_pixels_are_counted_before_anything_is_decoded() -> None:
     bomb = bad_images.make_png(40_000, 40_000, zlib.compress(bytes(999)))
-    with pytest.raises(ImageTooLarge) as caught:
-        images.inspect(bomb)
-    assert caught.value.reason == "too-many-pixels"
+    column = bad_images.make_png(1, 65_536, zlib.compress(bytes(65_536 * 4), 9))
+    for data in (bomb, column):
+        with pytest.raises(ImageTooLarge) as caught:
+            images.inspect(data)
+        assert caught.value.reason == "too-many-pixels"
+    assert images.decode(bad_images.make_png(1, 65_535, zlib.compress(bytes(65_535 * 4), 9))).height == 65_535
