@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -49,12 +50,14 @@ class _Server:
 
     def go_on(self) -> None:
         for process in self._all():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):  # a backend that has just ended
+                process.resume()
 
     def kill(self) -> None:
         """SIGKILL, as the kernel does when memory runs out."""
         for process in self._all():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.server.process.wait()
 
     def mend(self) -> None:
