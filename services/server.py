@@ -3,10 +3,13 @@ up, and its own errors are problem details as well.
 """
 
 import contextlib
+import ctypes
 import json
 import select
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -38,10 +41,12 @@ class Worker(ThreadWorker):
         the end.
         """
         for listener in self.sockets:
-            with contextlib.suppress(OSError, ValueError):
-                while select.select([listener.sock], [], [], 0)[0]:
+            with contextlib.suppress(OSError, ValueError), _holding_the_interpreter():
+                descriptor = listener.sock.fileno()
+                while _is_anybody_there(descriptor):
                     self.accept(listener)
-                listener.close()
+                _SYSTEM.close(descriptor)
+                listener.sock.detach()
 
     def murder_pending(self) -> None:
         super().murder_pending()
@@ -73,6 +78,33 @@ class Worker(ThreadWorker):
             self.nr_conns -= 1
         else:
             super().finish_request(conn, fs)
+
+
+#: Calls through it keep the interpreter's lock, which Python's own let go. Whoever connects between the last
+#: look at the backlog and the close gets a reset, and while other threads run, that can be milliseconds.
+_SYSTEM = ctypes.PyDLL(None)
+
+
+class _Poll(ctypes.Structure):
+    """`struct pollfd` of poll(2)."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+def _is_anybody_there(descriptor: int) -> bool:
+    asked = _Poll(descriptor, select.POLLIN, 0)
+    return bool(_SYSTEM.poll(ctypes.byref(asked), ctypes.c_ulong(1), 0) > 0)
+
+
+@contextlib.contextmanager
+def _holding_the_interpreter() -> Iterator[None]:
+    """No other thread gets its turn between two steps, as long as none of them waits for anything."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1.0)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:
