@@ -141,6 +141,7 @@ def test_filters_stand_in_the_address_and_a_colleague_sees_the_same_view(desks, 
     page.wait_for_url(re.compile("kind=audit"))
     page.get_by_label("Order").select_option("newest")
     page.wait_for_url(re.compile("sort=newest"))
+    wait_for_tiles(page, 2)  # what a page does not know yet that it holds, it cannot give back
     address = page.url.removeprefix(desks[0].address)
     page.goto("about:blank")
     other = desks[1].sign_in("bob", address)
