@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from backtalk.considerations import was_withdrawn
+from backtalk.db import parse_id as parse_id  # noqa: PLC0414 - part of what this module offers
 from backtalk.decisions import stands
 from backtalk.errors import InvalidCursor, ModelNotFound, PredictionNotFound, RunNotFound, VersionNotFound
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
@@ -194,7 +195,7 @@ def _count_by(session: Session, column: InstrumentedAttribute[str], *where: Any)
     return {row[0]: row[1] for row in rows}
 
 
-# --- cursors -----------------------------------------------------------------------------------
+# --- predictions -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class PredictionRecord:
     """A prediction with what it is about."""
@@ -214,14 +215,7 @@ def get_prediction(session: Session, prediction_id: str) -> PredictionRecord:
     return PredictionRecord(row, model.name, session.get_one(Image, row.image_id))
 
 
-def parse_id(value: str) -> UUID | None:
-    """An id as it stands in a path; None where it cannot be one."""
-    try:
-        return UUID(value)
-    except ValueError:
-        return None
-
-
+# --- cursors -----------------------------------------------------------------------------------
 def _page(
     session: Session,
     rows: Select[Row],

@@ -42,6 +42,13 @@ def get_model(session: Session, name: str, *, for_update: bool = False) -> Model
     return model
 
 
+def get_champion(session: Session, model_id: int) -> Version:
+    """The version that is live. A model has one from its creation on."""
+    return session.scalars(
+        select(Version).where(Version.model_id == model_id, Version.state == VersionState.LIVE)
+    ).one()
+
+
 def locate(system: System, version: Version) -> Path:
     """The version's folder: where its row says, or published already by somebody who broke off."""
     folder = system.versions.resolve(version.path)

@@ -28,7 +28,6 @@ from backtalk.groups import base_eval_share
 from backtalk.heads import Head
 from backtalk.intervals import wilson
 from backtalk.ledger import append_entry
-from backtalk.policies import require_built
 from backtalk.policy import Policy
 from backtalk.runtime import Backbone
 from backtalk.states import Origin, Side, Split, VersionState
@@ -80,7 +79,6 @@ def create_model(
     """
     check_model_name(name)
     checked = Policy.parse(policy or {})
-    require_built(checked.nightly_kind)
     _check_free(system, name)
     base = scan_folder(folder)
     described = prepare_backbone(system, trainers, backbone, report)

@@ -249,6 +249,19 @@ def try_share(session: Session, purpose: str) -> bool:
     )
 
 
+def parse_id(value: str) -> UUID | None:
+    """An id as somebody sent it; None where it cannot be one."""
+    try:
+        return UUID(value)
+    except ValueError:
+        return None
+
+
+def get_plain_url(url: str) -> str:
+    """The address as psycopg takes it, without SQLAlchemy's driver."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
 def new_id() -> UUID:
     """A version 7 UUID (RFC 9562): ordered by time, so that newest-first lists walk an index."""
     return uuid_utils.compat.uuid7()

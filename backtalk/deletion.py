@@ -1,13 +1,13 @@
 """Deletes an image because somebody asked: at once, whatever was said of it."""
 
 import logging
-from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backtalk import audit
 from backtalk.callers import Caller
+from backtalk.db import parse_id
 from backtalk.errors import ImageNotFound, Unavailable
 from backtalk.removals import remove_files
 from backtalk.system import System
@@ -44,10 +44,8 @@ def delete_image(system: System, *, image_id: str, caller: Caller) -> None:
 
 
 def _get_image(session: Session, image_id: str) -> Image:
-    try:
-        image = session.get(Image, UUID(image_id))
-    except ValueError:
-        image = None
+    key = parse_id(image_id)
+    image = session.get(Image, key) if key else None
     if image is None:
         raise ImageNotFound(f"There is no image {image_id!r}.")
     return image

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from backtalk.db import get_plain_url
 from backtalk.errors import BackupInvalid
 
 Report = Callable[[str, float, float], None]  # part, done, total
@@ -95,7 +96,7 @@ def load_tables(owner_url: str, dump: Dump, folder: Path, report: Report) -> Non
     Raises:
         BackupInvalid: a table is not there, or has another number of rows than the dump says.
     """
-    with psycopg.connect(owner_url.replace("+psycopg", ""), connect_timeout=5) as connection:
+    with psycopg.connect(get_plain_url(owner_url), connect_timeout=5) as connection:
         missing = sorted(dump.tables.keys() - list_tables(connection).keys())
         if missing:
             raise BackupInvalid(f"The schema at revision {dump.revision} has no table {missing[0]}.")

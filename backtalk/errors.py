@@ -103,10 +103,6 @@ class BackupInvalid(InvalidInput):
     """A backup that is not whole, was changed, or is of another release."""
 
 
-class NotYet(InvalidInput):
-    """Foreseen, but not built."""
-
-
 class InvalidCursor(InvalidInput):
     pass
 

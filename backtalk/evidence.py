@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backtalk.champions import get_champion
 from backtalk.dataset import LabelledImages, list_split
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.gate import Answers, Evidence
 from backtalk.heads import Head
 from backtalk.runtime import Backbone
-from backtalk.states import VERDICT_RUN_STATES, Split, VersionState
+from backtalk.states import VERDICT_RUN_STATES, Split
 from backtalk.system import System
 from backtalk.tables import Model, Run, Sample, Version
 
@@ -32,9 +33,7 @@ class Contest:
 
 def get_contest(session: Session, model: Model, candidate: Version) -> Contest:
     """The candidate against the champion and the anchor of this moment."""
-    champion = session.scalars(
-        select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
-    ).one()
+    champion = get_champion(session, model.id)
     anchor = session.scalars(
         select(Version)
         .where(Version.model_id == model.id, Version.anchored_at.is_not(None))

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-#: Every failpoint, and the step at which it lies. `tests/faults` fails where one is never hit.
+#: Every failpoint, and the step at which it lies; a unit test holds this list and the code equal.
 FAILPOINTS: Mapping[str, str] = MappingProxyType(
     {
         # a picture comes in and is answered

@@ -1,12 +1,11 @@
 """What apps say of predictions: corrections and confirmations. Silence is neither."""
 
-from uuid import UUID
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backtalk import statements
 from backtalk.callers import Caller
+from backtalk.db import parse_id
 from backtalk.errors import ImageDeleted, PredictionNotFound, SameLabel, UnknownLabel
 from backtalk.events import ConfirmationReceived, CorrectionReceived
 from backtalk.failpoints import around_commit
@@ -113,10 +112,7 @@ def _lock_prediction(session: Session, caller: Caller, prediction_id: str) -> tu
 
     A prediction that was issued to another app looks like one that is not there.
     """
-    try:
-        wanted = UUID(prediction_id)
-    except ValueError:
-        wanted = None
+    wanted = parse_id(prediction_id)
     prediction = wanted and session.get(Prediction, wanted, with_for_update=True)
     if not prediction or not statements.may_speak_of(session, caller, prediction):
         raise PredictionNotFound(

@@ -1,8 +1,5 @@
-"""Keys of apps, people who sign in, and the log of what they did: all that others need, in one place."""
+"""Keys of apps and people who sign in: all that others need of them, in one place."""
 
-from sqlalchemy.orm import Session
-
-from backtalk import audit
 from backtalk.callers import Caller
 from backtalk.keys import (
     KEY_PREFIX,
@@ -44,7 +41,6 @@ __all__ = [
     "find_session",
     "list_keys",
     "list_users",
-    "log_action",
     "read_id",
     "remember_browser",
     "revoke_key",
@@ -55,8 +51,3 @@ __all__ = [
     "sign_in",
     "sign_out",
 ]
-
-
-def log_action(session: Session, actor: str, action: str, subject: str, **detail: object) -> None:
-    """See `audit.record`."""
-    audit.record(session, actor, action, subject, **detail)

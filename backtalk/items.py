@@ -7,12 +7,10 @@ from sqlalchemy.orm import Session
 
 from backtalk.callers import Caller
 from backtalk.decisions import stands
-from backtalk.states import ConfirmationState, CorrectionState, ItemKind
+from backtalk.states import UNDECIDED, ConfirmationState, ItemKind
 from backtalk.tables import Confirmation, Correction, Decision, GroupMember, Model, Prediction, ReviewItem
 
 LEASE_S = 300
-
-_UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
 
 
 def find_open_item(session: Session, prediction_id: UUID) -> ReviewItem | None:
@@ -27,7 +25,7 @@ def find_newest_statement(session: Session, prediction_id: UUID) -> Correction |
     """The newest correction that nobody has decided."""
     return session.scalar(
         select(Correction)
-        .where(Correction.prediction_id == prediction_id, Correction.state.in_(_UNDECIDED))
+        .where(Correction.prediction_id == prediction_id, Correction.state.in_(UNDECIDED))
         .order_by(Correction.id.desc())
         .limit(1)
     )

@@ -4,18 +4,16 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import ARRAY, BigInteger, any_, literal, select
 from sqlalchemy.orm import Session
 
 from backtalk.admission import weigh_repeats
 from backtalk.embeddings import EmbeddingGone, embed_missing, find_missing, load_embeddings
 from backtalk.fitting import FitData, FitRequest
 from backtalk.runtime import Backbone
-from backtalk.snapshots import find_taught
+from backtalk.snapshots import find_taught, get_snapshot, list_taught
 from backtalk.states import Split
 from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
-from backtalk.tables import GroupMember, Image, Sample, Snapshot
 
 READ_AGAIN = 5
 
@@ -35,19 +33,8 @@ def read_lessons(system: System, model_id: int, request: FitRequest, digest: str
 
 def _read(system: System, model_id: int, request: FitRequest, digest: str) -> FitData:
     with system.db.transaction() as session:
-        snapshot = session.scalars(
-            select(Snapshot).where(Snapshot.model_id == model_id, Snapshot.digest == digest)
-        ).one()
-        rows = session.execute(
-            select(Sample.image_id, Sample.label, Sample.split, Sample.origin, GroupMember.group_id)
-            .join(Image, Image.id == Sample.image_id)
-            .outerjoin(
-                GroupMember,
-                (GroupMember.model_id == Sample.model_id) & (GroupMember.image_id == Sample.image_id),
-            )
-            .where(Sample.id == any_(literal(snapshot.sample_ids, ARRAY(BigInteger))))
-            .order_by(Image.pixels_sha256)
-        ).all()
+        snapshot = get_snapshot(session, model_id, digest)
+        rows = list_taught(session, snapshot)
         unseen = _embed_unseen(
             session, system, request.backbone_digest, [r.image_id for r in rows] + snapshot.stay_right_ids
         )

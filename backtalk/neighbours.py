@@ -18,6 +18,7 @@ from psycopg import sql
 from sqlalchemy import ColumnElement, Select, Text, bindparam, select, text
 from sqlalchemy.orm import Session
 
+from backtalk.db import get_plain_url
 from backtalk.tables import Backbone, Embedding, Model, Prediction, ReviewItem, Version
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def make_indexes(database_url: str) -> list[str]:
         psycopg.errors.InsufficientPrivilege: this role does not own the table.
     """
     made = []
-    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as connection:
+    with psycopg.connect(get_plain_url(database_url), autocommit=True) as connection:
         connection.execute(sql.SQL("SET statement_timeout = {}").format(_BUILD_TIMEOUT))
         # Two processes do not build the same index; the second finds it made.
         connection.execute("SELECT pg_advisory_lock(hashtext('embedding indexes'), 0)")

@@ -18,16 +18,11 @@ from backtalk.considerations import (
     read_policy,
     write_check,
 )
-from backtalk.errors import NotYet
 from backtalk.events import HoldLifted
 from backtalk.nights import find_latest_night
 from backtalk.outbox import emit
 from backtalk.policy import Policy
-from backtalk.states import RunKind
 from backtalk.tables import Model
-
-#: Kinds of run that can be made.
-BUILT_KINDS = (RunKind.HEAD, RunKind.FULL)
 
 
 def get_policy(model: Model) -> Policy:
@@ -51,13 +46,11 @@ def set_policy(
 
     Raises:
         InvalidPolicy: a key is unknown or a value is bad.
-        NotYet: a kind of run that cannot be made.
     """
     locked = lock_row(session, model.id)
     before = read_policy(locked)
     kept = {"hold": before.hold} if replace else before.model_dump(mode="json")
     after = Policy.parse(kept | changes)
-    require_built(after.nightly_kind)
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     changed = {name for name in new if new[name] != old[name]}
     if not changed:
@@ -73,15 +66,6 @@ def set_policy(
     session.flush()
     _follow_up(session, look(session, model.id, now), before, changed)
     return after
-
-
-def require_built(kind: RunKind) -> None:
-    """Raises NotYet for a kind of run that cannot be made."""
-    if kind not in BUILT_KINDS:
-        raise NotYet(
-            f"Runs of kind `{kind}` cannot be made yet. Use `{RunKind.HEAD}`: it refits the head on "
-            "everything approved so far."
-        )
 
 
 def _follow_up(session: Session, scene: Scene, before: Policy, changed: set[str]) -> None:

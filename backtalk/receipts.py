@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, any_, func, literal, select
 from sqlalchemy.orm import Session
 
+from backtalk.db import parse_id
 from backtalk.embeddings import load_embeddings
 from backtalk.errors import ArtefactInvalid, CorrectionNotFound
 from backtalk.heads import Head
@@ -76,10 +76,8 @@ def get_receipt(session: Session, versions: VersionStore, correction_id: str) ->
 
 
 def _get_correction(session: Session, correction_id: str) -> Correction:
-    try:
-        correction = session.get(Correction, UUID(correction_id))
-    except ValueError:
-        correction = None
+    key = parse_id(correction_id)
+    correction = session.get(Correction, key) if key else None
     if correction is None:
         raise CorrectionNotFound(f"There is no correction {correction_id!r}.")
     return correction

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from backtalk import roles, schema
 from backtalk.backupfiles import IMAGES, TABLES, VERSIONS, Copier, Description, check_sums
 from backtalk.champions import rewrite_models_config
+from backtalk.db import get_plain_url
 from backtalk.dumps import Report, find_rows, load_tables
 from backtalk.errors import BackupInvalid, Conflict
 from backtalk.sums import make_folder
@@ -62,7 +63,7 @@ def _check_revision(description: Description) -> None:
 
 
 def _refuse_unless_empty(system: System, owner_url: str) -> None:
-    with psycopg.connect(owner_url.replace("+psycopg", ""), connect_timeout=5) as connection:
+    with psycopg.connect(get_plain_url(owner_url), connect_timeout=5) as connection:
         table = find_rows(connection)
     if table is not None:
         raise Conflict(

@@ -16,6 +16,7 @@ from backtalk import audit, items
 from backtalk.callers import Caller
 from backtalk.considerations import lock_row
 from backtalk.dataset import lock_decisions
+from backtalk.db import parse_id
 from backtalk.errors import CorrectionNotFound, InvalidInput, ModelNotFound, NotFound
 from backtalk.events import StatementsWithdrawn
 from backtalk.lineage import find_tainted
@@ -101,10 +102,8 @@ def _aim(session: Session, what: Withdrawn, subject: str, model_name: str | None
 
 
 def _find_correction(session: Session, subject: str) -> Correction | None:
-    try:
-        return session.get(Correction, UUID(subject))
-    except ValueError:
-        return None
+    key = parse_id(subject)
+    return session.get(Correction, key) if key else None
 
 
 def _lock(session: Session, target: Target) -> list[int]:

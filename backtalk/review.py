@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from backtalk import items
 from backtalk.callers import POLICY, Caller
 from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
+from backtalk.db import parse_id
 from backtalk.decisions import Submission, find_final, find_repeat, write
 from backtalk.errors import InvalidInput, ItemChanged, ItemNotFound, NotAllowed
 from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
@@ -145,10 +146,8 @@ AND NOT EXISTS (
 
 
 def _find_item(session: Session, item_id: str) -> ReviewItem:
-    try:
-        item = session.get(ReviewItem, UUID(item_id))
-    except ValueError:
-        item = None
+    key = parse_id(item_id)
+    item = session.get(ReviewItem, key) if key else None
     if item is None:
         raise ItemNotFound(f"There is no review item {item_id!r}.")
     return item

@@ -5,6 +5,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 from psycopg import sql
 
+from backtalk.db import get_plain_url
 from backtalk.errors import Unavailable
 
 #: Tables that nobody but their owner can change or delete in.
@@ -28,7 +29,7 @@ def grant(owner_url: str, application_url: str) -> None:
         Unavailable: the role is missing and the owner may not make it.
     """
     role = name_of(application_url)
-    with psycopg.connect(_plain(owner_url), connect_timeout=5) as connection:
+    with psycopg.connect(get_plain_url(owner_url), connect_timeout=5) as connection:
         if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
             _make(connection, role, unquote(urlsplit(application_url).password or ""))
         for statement in _RIGHTS:
@@ -67,7 +68,3 @@ def _make(connection: psycopg.Connection[tuple[object, ...]], role: str, passwor
             f"There is no role {role!r}, which BACKTALK_DATABASE_URL names, and the owner may not make one. "
             f"Let an administrator run: CREATE ROLE \"{role}\" LOGIN PASSWORD '…'"
         ) from None
-
-
-def _plain(url: str) -> str:
-    return url.replace("postgresql+psycopg://", "postgresql://", 1)

@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk.dataset import Labelled, find_live_sample, put_sample, retract_samples
-from backtalk.states import ConfirmationState, CorrectionState, ItemKind, Origin, Side
+from backtalk.states import UNDECIDED, ConfirmationState, CorrectionState, ItemKind, Origin, Side
 from backtalk.tables import (
     Confirmation,
     Correction,
@@ -21,7 +21,6 @@ from backtalk.tables import (
     Sample,
 )
 
-_UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
 #: Of a sample that is revived.
 _KEPT = (
     *("model_id", "image_id", "label", "split", "origin"),
@@ -32,7 +31,7 @@ _KEPT = (
 def remember(session: Session, prediction: Prediction) -> dict[str, Any]:
     """What a final decision is about to change: states by statement, and the image's live sample."""
     corrections = session.scalars(
-        select(Correction).where(Correction.prediction_id == prediction.id, Correction.state.in_(_UNDECIDED))
+        select(Correction).where(Correction.prediction_id == prediction.id, Correction.state.in_(UNDECIDED))
     )
     confirmations = session.scalars(select(Confirmation).where(Confirmation.prediction_id == prediction.id))
     sample = find_live_sample(session, prediction.model_id, prediction.image_id)
@@ -65,7 +64,7 @@ def _settle_statements(
     undecided = session.scalars(
         select(Correction).where(
             Correction.prediction_id == prediction.id,
-            Correction.state.in_(_UNDECIDED),
+            Correction.state.in_(UNDECIDED),
         )
     )
     for correction in undecided:

@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ARRAY, BigInteger, Row, any_, func, literal, select, text
 from sqlalchemy.orm import Session
 
 from backtalk.admission import admit
@@ -16,11 +16,15 @@ from backtalk.dataset import list_offered, lock_decisions
 from backtalk.draws import draw
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.states import Side, Split
-from backtalk.tables import Decision, Model, Snapshot
+from backtalk.tables import Decision, GroupMember, Image, Model, Sample, Snapshot
 
 STAY_RIGHT_MOST = 2000  # images of the stay-right term
 STAY_RIGHT_RECENT = 10_000  # predictions that they are drawn from
 STAY_RIGHT_DAYS = 7  # only keys that gave feedback in so many days: silence of others says nothing
+
+
+#: Of a sample: image_id, label, split, origin, store_key, orientation, group_id.
+Taught = Row[UUID, str, str, str, str | None, int, int | None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,36 @@ def keep_snapshot(
     session.add(snapshot)
     session.flush()
     return snapshot
+
+
+def get_snapshot(session: Session, model_id: int, digest: str | None) -> Snapshot:
+    """The one that a run named by its digest."""
+    return session.scalars(
+        select(Snapshot).where(Snapshot.model_id == model_id, Snapshot.digest == digest)
+    ).one()
+
+
+def list_taught(session: Session, snapshot: Snapshot) -> Sequence[Taught]:
+    """Its samples (`image_id`, `label`, `split`, `origin`) with their images (`store_key`, `orientation`) and
+    groups (`group_id`, or None), in an order that depends on their content alone."""
+    return session.execute(
+        select(
+            Sample.image_id,
+            Sample.label,
+            Sample.split,
+            Sample.origin,
+            Image.store_key,
+            Image.orientation,
+            GroupMember.group_id,
+        )
+        .join(Image, Image.id == Sample.image_id)
+        .outerjoin(
+            GroupMember,
+            (GroupMember.model_id == Sample.model_id) & (GroupMember.image_id == Sample.image_id),
+        )
+        .where(Sample.id == any_(literal(snapshot.sample_ids, ARRAY(BigInteger))))
+        .order_by(Image.pixels_sha256)
+    ).all()
 
 
 def find_stay_right(session: Session, model: Model, backbone_digest: str) -> list[UUID]:

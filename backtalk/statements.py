@@ -12,13 +12,11 @@ from sqlalchemy.orm import Session, aliased
 from backtalk.callers import Caller
 from backtalk.dataset import find_live_sample
 from backtalk.db import lock_model
-from backtalk.decisions import stands
+from backtalk.decisions import find_final
 from backtalk.events import CorrectionReceived
 from backtalk.outbox import emit
-from backtalk.states import ConfirmationState, CorrectionState, Scope
-from backtalk.tables import ApiKey, Confirmation, Correction, Decision, Prediction
-
-OPEN = (CorrectionState.PENDING, CorrectionState.DISPUTED)
+from backtalk.states import UNDECIDED, ConfirmationState, CorrectionState, Scope
+from backtalk.tables import ApiKey, Confirmation, Correction, Prediction
 
 
 def may_speak_of(session: Session, caller: Caller, prediction: Prediction) -> bool:
@@ -48,7 +46,7 @@ def withdraw_own(session: Session, prediction_id: UUID, reporter: str) -> None:
         .where(
             Correction.prediction_id == prediction_id,
             Correction.reporter == reporter,
-            Correction.state.in_(OPEN),
+            Correction.state.in_(UNDECIDED),
         )
         .values(state=CorrectionState.RETRACTED)
     )
@@ -64,12 +62,7 @@ def withdraw_confirmation(session: Session, prediction_id: UUID, reporter: str) 
 
 def is_decided(session: Session, prediction_id: UUID, *, against: str | None = None) -> bool:
     """Whether the newest final decision stands (and, with `against`, says another label)."""
-    decision = session.scalar(
-        select(Decision)
-        .where(Decision.prediction_id == prediction_id, Decision.final, stands())
-        .order_by(Decision.id.desc())
-        .limit(1)
-    )
+    decision = find_final(session, prediction_id=prediction_id)
     return decision is not None and (against is None or decision.label not in (None, against))
 
 
@@ -79,7 +72,7 @@ def other_label_stands(session: Session, prediction_id: UUID, label: str) -> boo
         .select_from(Correction)
         .where(
             Correction.prediction_id == prediction_id,
-            Correction.state.in_(OPEN),
+            Correction.state.in_(UNDECIDED),
             Correction.label != label,
         )
     )
@@ -144,7 +137,7 @@ def _corrections_elsewhere(prediction: Prediction, label: str) -> Select[Correct
             other.image_id == prediction.image_id,
             other.model_id == prediction.model_id,
             other.id != prediction.id,
-            Correction.state.in_(OPEN),
+            Correction.state.in_(UNDECIDED),
             Correction.label != label,
         )
         .order_by(Correction.id)

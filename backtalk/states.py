@@ -106,6 +106,12 @@ class Withdrawn(StrEnum):
     KEY = "key"  # all that a key said, and whatever came of images that it sent
 
 
+#: Of corrections that nobody has decided.
+UNDECIDED = (CorrectionState.PENDING, CorrectionState.DISPUTED)
+#: What the gate asks both versions about.
+JUDGING_SPLITS = (Split.HOLDOUT, Split.REGRESSION, Split.KEPT)
+
+
 class ReviewPolicy(StrEnum):
     REQUIRED = "required"  # a person decides each correction
     TRUSTED = "trusted"  # corrections from trusted keys are approved at once

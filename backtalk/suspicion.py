@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from backtalk.statements import OPEN
+from backtalk.states import UNDECIDED
 from backtalk.tables import Correction, Model, Prediction, Version
 
 NEIGHBOURS = 10
@@ -31,7 +31,7 @@ def mark_corrections(session: Session, prediction: Prediction) -> None:
     """Weigh each undecided correction of this prediction that has not been weighed yet."""
     rows = select(Correction).where(
         Correction.prediction_id == prediction.id,
-        Correction.state.in_(OPEN),
+        Correction.state.in_(UNDECIDED),
         Correction.suspicion.is_(None),
     )
     corrections = list(session.scalars(rows))

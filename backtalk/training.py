@@ -1,6 +1,7 @@
 """Runs a queued run: snapshot, fit, verify, and hand the candidate over to the judge."""
 
 import logging
+import os
 import signal
 from time import monotonic
 
@@ -8,6 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import runs
+from backtalk.champions import get_champion
 from backtalk.errors import (
     ArtefactInvalid,
     InvalidInput,
@@ -33,8 +35,8 @@ from backtalk.tuning import Tuned, clear_work, tune_backbone
 
 log = logging.getLogger(__name__)
 
-#: How a trainer ends that somebody asked to stop: by itself (EX_TEMPFAIL), or before it could listen.
-TRY_AGAIN = (75, -int(signal.SIGTERM))
+#: How a trainer ends that somebody asked to stop: by itself, or before it could listen.
+TRY_AGAIN = (os.EX_TEMPFAIL, -int(signal.SIGTERM))
 
 
 def train_run(system: System, trainers: Trainers, run_id: str, is_stopping: Stopping = never) -> None:
@@ -97,9 +99,7 @@ def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None
     """Freeze what the head is fitted to, newer than what its backbone learned from; draw the number."""
     run = runs.get_run(session, claim.run_id)
     model = session.get_one(Model, claim.model_id)
-    champion = session.scalars(
-        select(Version).where(Version.model_id == model.id, Version.state == VersionState.LIVE)
-    ).one()
+    champion = get_champion(session, model.id)
     frozen = take_snapshot(session, model, champion.backbone_digest)
     # What the champion learned and was withdrawn since must not live on in a mixture with it.
     tainted = champion.number in find_tainted(session, model.id)

@@ -33,7 +33,6 @@ from backtalk.failpoints import around_commit
 from backtalk.nights import find_latest_night, night_begins
 from backtalk.outbox import emit
 from backtalk.policies import get_policy as get_policy  # noqa: PLC0414 - part of what this module offers
-from backtalk.policies import require_built
 from backtalk.policies import set_policy as set_policy  # noqa: PLC0414
 from backtalk.recipes import DEFAULT, load_recipe
 from backtalk.states import RunKind, RunState
@@ -161,11 +160,9 @@ def request_run(
     """Queue a run at a person's wish, whatever has been approved, and under hold too.
 
     Raises:
-        NotYet: this kind of run cannot be made.
         RunActive: one of that kind is active; `run` names it.
     """
     kind = RunKind(kind)
-    require_built(kind)
     scene = look(session, model.id, now)
     said = f"{caller.actor} asked for a {kind} run."
     wish = Wish(kind, f"manual:{new_id()}", said)

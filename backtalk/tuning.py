@@ -14,22 +14,23 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import ARRAY, BigInteger, any_, literal, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backtalk import runs
 from backtalk.admission import weigh_repeats
+from backtalk.champions import get_champion
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.heads import Head
 from backtalk.recipes import Recipe, load_recipe
 from backtalk.runs import Claim
 from backtalk.runtime import Backbone
-from backtalk.snapshots import find_taught, take_snapshot
-from backtalk.states import Split, VersionState
+from backtalk.snapshots import find_taught, get_snapshot, list_taught, take_snapshot
+from backtalk.states import Split
 from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
-from backtalk.tables import GroupMember, Image, Model, Run, Sample, Snapshot, Version
+from backtalk.tables import Image, Model, Run, Sample, Snapshot, Version
 from backtalk.trainers import Trainer
 
 EMBED_AT_ONCE = 64  # images, then they are saved and progress is told
@@ -100,7 +101,7 @@ def _freeze(session: Session, claim: Claim) -> None:
     if runs.get_run(session, claim.run_id).tuned_on is not None:
         return
     model = session.get_one(Model, claim.model_id)
-    frozen = take_snapshot(session, model, _get_champion(session, model.id).backbone_digest)
+    frozen = take_snapshot(session, model, get_champion(session, model.id).backbone_digest)
     runs.update_claimed(
         session,
         claim,
@@ -110,21 +111,13 @@ def _freeze(session: Session, claim: Claim) -> None:
     )
 
 
-def _get_champion(session: Session, model_id: int) -> Version:
-    return session.scalars(
-        select(Version).where(Version.model_id == model_id, Version.state == VersionState.LIVE)
-    ).one()
-
-
 def _write_lesson(session: Session, system: System, claim: Claim, recipe: Recipe, folder: Path) -> None:
     """What `backtalk.learn.lesson` reads: training images, then validation, then those to stay right."""
     run = session.get_one(Run, claim.run_id, populate_existing=True)
     model = session.get_one(Model, claim.model_id)
-    champion = _get_champion(session, model.id)
-    snapshot = session.scalars(
-        select(Snapshot).where(Snapshot.model_id == model.id, Snapshot.digest == run.tuned_on)
-    ).one()
-    rows = _list_rows(session, snapshot)
+    champion = get_champion(session, model.id)
+    snapshot = get_snapshot(session, model.id, run.tuned_on)
+    rows = list_taught(session, snapshot)
     parts = {split: [r for r in rows if r.split == split] for split in (Split.TRAIN, Split.VALIDATION)}
     train, validation = parts[Split.TRAIN], parts[Split.VALIDATION]
     stay, scores = _ask_champion(session, system, champion, snapshot)
@@ -156,30 +149,6 @@ def _write_lesson(session: Session, system: System, claim: Claim, recipe: Recipe
         stay=scores,
     )
     (folder / "lesson.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _list_rows(session: Session, snapshot: Snapshot) -> list[Any]:
-    """Its samples with their images, in an order that depends on their content alone."""
-    return list(
-        session.execute(
-            select(
-                Sample.image_id,
-                Sample.label,
-                Sample.split,
-                Sample.origin,
-                Image.store_key,
-                Image.orientation,
-                GroupMember.group_id,
-            )
-            .join(Image, Image.id == Sample.image_id)
-            .outerjoin(
-                GroupMember,
-                (GroupMember.model_id == Sample.model_id) & (GroupMember.image_id == Sample.image_id),
-            )
-            .where(Sample.id == any_(literal(snapshot.sample_ids, ARRAY(BigInteger))))
-            .order_by(Image.pixels_sha256)
-        ).all()
-    )
 
 
 def _ask_champion(

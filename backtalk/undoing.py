@@ -18,10 +18,8 @@ from backtalk.events import DecisionUndone
 from backtalk.items import find_newest_statement, find_open_item, lease_to
 from backtalk.outbox import emit
 from backtalk.settling import unsettle
-from backtalk.states import ACTIVE_RUN_STATES, Action, CorrectionState, Split
+from backtalk.states import ACTIVE_RUN_STATES, JUDGING_SPLITS, Action, CorrectionState
 from backtalk.tables import Correction, Decision, GateCheck, Image, Model, Prediction, ReviewItem, Run, Sample
-
-_JUDGING = (Split.HOLDOUT, Split.REGRESSION, Split.KEPT)
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def find_learned(session: Session, model: Model, decision: Decision) -> Learned:
     active = [row for row in rows if row.state in ACTIVE_RUN_STATES]
     ended = [row for row in rows if row.state not in ACTIVE_RUN_STATES and row.version is not None]
     judged = None
-    if sample.split in _JUDGING:
+    if sample.split in JUDGING_SPLITS:
         judged = session.scalar(
             select(func.count(func.distinct(Run.id)))
             .join(GateCheck, GateCheck.run_id == Run.id)

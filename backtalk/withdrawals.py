@@ -10,10 +10,8 @@ from sqlalchemy.orm import Session
 from backtalk.events import CandidateTrained, RunEnded
 from backtalk.lineage import Taint
 from backtalk.outbox import emit
-from backtalk.states import RunState, Split, VersionState, Withdrawn
+from backtalk.states import JUDGING_SPLITS, RunState, VersionState, Withdrawn
 from backtalk.tables import Run, Sample, Snapshot, Version
-
-JUDGING_SPLITS = {Split.HOLDOUT, Split.REGRESSION, Split.KEPT}
 
 
 @dataclass(frozen=True)

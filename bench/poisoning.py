@@ -1,6 +1,6 @@
 """How the gate and the caps do under poisoning: many seeds, real embeddings, heads and verdicts, no server.
 
-    python bench/poisoning.py --seeds 10 --out build/poisoning.json
+    python -m bench.poisoning --seeds 10 --out build/poisoning.json
 
 Handwritten digits (scikit-learn's) through a real backbone. Each seed: version 1 learns from a base folder;
 four apps then send noisy digits for four rounds, correct what is wrong and confirm some of what is right;
@@ -77,11 +77,14 @@ class World:
     salt: bytes
     seed: int
     offered: list[Offered] = field(default_factory=list)
-    labels: dict[int, int] = field(default_factory=dict)  # by sample: the image is its index
     marks: list[tuple[bool, bool]] = field(default_factory=list)  # lie, marked
 
+    def digest_of(self, image: int) -> str:
+        """Stands for its pixels'."""
+        return hashlib.sha256(f"{self.seed}/{image}".encode()).hexdigest()
+
     def add(self, image: int, label: int, split: Split, origin: Origin, app: str | None, firm: bool) -> None:
-        pixels = hashlib.sha256(f"{self.seed}/{image}".encode()).hexdigest()
+        pixels = self.digest_of(image)
         self.offered.append(
             Offered(image, LABELS[label], split, origin, firm, app, image, pixels, disputed=False)
         )
@@ -122,8 +125,7 @@ def _draw(row: NDArray[np.float64], noise: float, generator: np.random.Generator
 
 def settle_base(world: World, images: NDArray[np.int64]) -> None:
     for image in images:
-        pixels = hashlib.sha256(f"{world.seed}/{image}".encode()).hexdigest()
-        side = draw_side(world.salt, pixels, base_eval_share(len(images)))
+        side = draw_side(world.salt, world.digest_of(int(image)), base_eval_share(len(images)))
         split = {Side.TRAIN: Split.TRAIN, Side.VALIDATION: Split.VALIDATION, Side.EVAL: Split.HOLDOUT}[side]
         world.add(int(image), int(world.y[image]), split, Origin.BASE, None, firm=True)
 
@@ -148,8 +150,7 @@ def talk_back(world: World, head: Head, images: NDArray[np.int64], attack: Attac
 
 
 def _side(world: World, image: int) -> Side:
-    pixels = hashlib.sha256(f"{world.seed}/{image}".encode()).hexdigest()
-    return draw_side(world.salt, pixels, TRAFFIC_EVAL_SHARE)
+    return draw_side(world.salt, world.digest_of(image), TRAFFIC_EVAL_SHARE)
 
 
 def _report(

@@ -32,13 +32,13 @@ def create_key(
     name: str, scopes: list[str], trusted: bool, expires_days: int | None, home: Path | None
 ) -> None:
     """Make a key and print it, once."""
-    from backtalk import identity
+    from backtalk import audit, identity
 
     given: dict[str, Any] = {"name": name, "scopes": scopes, "trusted": trusted}
     with open_system(home, "keys create") as system, system.db.transaction() as session:
         key = identity.create_key(session, expires_at=_in_days(expires_days), **given)
         subject = f"key:{identity.read_id(key)}"
-        identity.log_action(session, CLI.actor, "key.create", subject, expires_days=expires_days, **given)
+        audit.record(session, CLI.actor, "key.create", subject, expires_days=expires_days, **given)
     click.echo(key)
 
 
@@ -76,7 +76,7 @@ def rotate_key(key_id: str, overlap: int, expires_days: int | None, home: Path |
 
     It stays the same key: what was issued to it is its own. `keys list` shows if the older secret is used.
     """
-    from backtalk import identity
+    from backtalk import audit, identity
 
     key_id = identity.read_id(key_id)
     with open_system(home, "keys rotate") as system, system.db.transaction() as session:
@@ -84,7 +84,7 @@ def rotate_key(key_id: str, overlap: int, expires_days: int | None, home: Path |
             session, key_id, overlap=timedelta(days=overlap), expires_at=_in_days(expires_days)
         )
         detail = {"overlap_days": overlap, "expires_days": expires_days}
-        identity.log_action(session, CLI.actor, "key.rotate", f"key:{key_id}", **detail)
+        audit.record(session, CLI.actor, "key.rotate", f"key:{key_id}", **detail)
     click.echo(token)
     lives = f"lives on for {overlap} days" if overlap else "ends within seconds"
     click.echo(f"The secret before it {lives}; any older one has ended.", err=True)
@@ -95,12 +95,12 @@ def rotate_key(key_id: str, overlap: int, expires_days: int | None, home: Path |
 @home_option
 def revoke_key(key_id: str, home: Path | None) -> None:
     """End a key, given whole or by its id (the part between the underscores)."""
-    from backtalk import identity
+    from backtalk import audit, identity
 
     key_id = identity.read_id(key_id)
     with open_system(home, "keys revoke") as system, system.db.transaction() as session:
         identity.revoke_key(session, key_id)
-        identity.log_action(session, CLI.actor, "key.revoke", f"key:{key_id}")
+        audit.record(session, CLI.actor, "key.revoke", f"key:{key_id}")
     click.echo(f"Key {key_id} is revoked.")
 
 
@@ -127,12 +127,12 @@ def create_user(
     name: str, scopes: list[str], password_stdin: bool, generate: bool, home: Path | None
 ) -> None:
     """Make a user. Asks for the password; makes and prints one where there is nobody to ask."""
-    from backtalk import identity
+    from backtalk import audit, identity
 
     password, is_new = _choose_password(password_stdin, generate)
     with open_system(home, "users create") as system, system.db.transaction() as session:
         user = identity.create_user(session, name=name, password=password, scopes=scopes)
-        identity.log_action(session, CLI.actor, "user.create", f"user:{user.name}", scopes=scopes)
+        audit.record(session, CLI.actor, "user.create", f"user:{user.name}", scopes=scopes)
         name = user.name
     click.echo(f"User {name} may now sign in ({', '.join(scopes)}).", err=True)
     if is_new:
@@ -171,12 +171,12 @@ def enable_user(name: str, home: Path | None) -> None:
 
 
 def _set_disabled(name: str, disabled: bool, home: Path | None) -> None:
-    from backtalk import identity
+    from backtalk import audit, identity
 
     action = "user.disable" if disabled else "user.enable"
     with open_system(home, action) as system, system.db.transaction() as session:
         identity.set_disabled(session, name, disabled)
-        identity.log_action(session, CLI.actor, action, f"user:{name.lower()}")
+        audit.record(session, CLI.actor, action, f"user:{name.lower()}")
 
 
 @users.command("password")
@@ -186,12 +186,12 @@ def _set_disabled(name: str, disabled: bool, home: Path | None) -> None:
 @home_option
 def change_password(name: str, password_stdin: bool, generate: bool, home: Path | None) -> None:
     """Give somebody a new password; their open sessions end now."""
-    from backtalk import identity
+    from backtalk import audit, identity
 
     password, is_new = _choose_password(password_stdin, generate)
     with open_system(home, "users password") as system, system.db.transaction() as session:
         identity.set_password(session, name, password)
-        identity.log_action(session, CLI.actor, "user.password", f"user:{name.lower()}")
+        audit.record(session, CLI.actor, "user.password", f"user:{name.lower()}")
     click.echo(f"{name} has a new password and is signed out everywhere.", err=True)
     if is_new:
         click.echo(password)
@@ -205,11 +205,11 @@ def change_password(name: str, password_stdin: bool, generate: bool, home: Path 
 @home_option
 def change_roles(name: str, scopes: list[str], home: Path | None) -> None:
     """Say what somebody may do, from their next click on."""
-    from backtalk import identity
+    from backtalk import audit, identity
 
     with open_system(home, "users roles") as system, system.db.transaction() as session:
         identity.set_scopes(session, name, scopes)
-        identity.log_action(session, CLI.actor, "user.roles", f"user:{name.lower()}", scopes=scopes)
+        audit.record(session, CLI.actor, "user.roles", f"user:{name.lower()}", scopes=scopes)
     click.echo(f"{name} may now: {', '.join(scopes)}.")
 
 

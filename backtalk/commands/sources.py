@@ -53,9 +53,10 @@ def retract(
     if len(named) != 1:
         raise InvalidInput("Name one thing to withdraw: --correction ID, --reporter NAME or --key ID.")
     ((what, subject),) = named
-    if what is Withdrawn.KEY and subject.startswith("bt_"):
-        subject = subject.split("_")[1]
-    from backtalk import retraction
+    from backtalk import identity, retraction
+
+    if what is Withdrawn.KEY:
+        subject = identity.read_id(subject)
 
     with open_system(home, "retract") as system, system.db.transaction() as session:
         made = retraction.retract(session, caller=CLI, what=what, subject=subject, model_name=model)

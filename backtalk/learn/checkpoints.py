@@ -98,6 +98,6 @@ class Checkpoints:
         return [path for _, path in sorted(named, key=lambda pair: tuple(map(int, pair[0].groups())))]
 
     def _forget(self) -> None:
-        """Keep the newest ones; whatever a killed writer left aside goes too, but never a living one's."""
+        """Keep the newest ones. What a killed writer left aside goes with the run's folder, when it ends."""
         for path in self._list()[:-KEPT]:
             shutil.rmtree(path, ignore_errors=True)

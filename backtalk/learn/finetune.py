@@ -30,7 +30,6 @@ from backtalk.learn.pixelmap import Pixels, map_pixels
 FEWEST_VALIDATION = 20  # images; with fewer, nothing stops early
 
 Tell = Callable[..., None]
-TRY_AGAIN = 75  # EX_TEMPFAIL
 
 
 @dataclass
@@ -291,4 +290,4 @@ def _device() -> str:
 
 
 def _leave() -> NoReturn:
-    os._exit(TRY_AGAIN)
+    os._exit(os.EX_TEMPFAIL)

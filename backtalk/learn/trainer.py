@@ -25,7 +25,6 @@ from typing import Any, TextIO
 from backtalk import failpoints
 from backtalk.errors import BacktalkError, InvalidInput
 
-TRY_AGAIN = 75  # EX_TEMPFAIL, sysexits(3)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -51,12 +50,12 @@ class _Parent:
         while os.getppid() == self._pid:
             if signal.sigtimedwait([signal.SIGTERM], 1.0) is not None:
                 self._stop()
-        os._exit(TRY_AGAIN)
+        os._exit(os.EX_TEMPFAIL)
 
     def _stop(self) -> None:
         """At once, but for a full run: that ends with its step, and leaves a checkpoint."""
         if not self._tuning or self._stopping.is_set():
-            os._exit(TRY_AGAIN)
+            os._exit(os.EX_TEMPFAIL)
         self._stopping.set()
 
     def _read(self) -> None:
@@ -65,7 +64,7 @@ class _Parent:
             self._commands.put(line)
         if self._tuning and os.getppid() == self._pid:  # it lets go, and SIGTERM is on its way
             return
-        os._exit(TRY_AGAIN if self._working else 0)
+        os._exit(os.EX_TEMPFAIL if self._working else 0)
 
     def commands(self) -> Iterator[dict[str, Any]]:
         """Commands, for ever: the process ends where its input does."""
@@ -125,7 +124,7 @@ def _settle(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it died before we could ask to be told
-        os._exit(TRY_AGAIN)
+        os._exit(os.EX_TEMPFAIL)
 
 
 def _keep_stdout() -> TextIO:

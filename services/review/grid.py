@@ -13,8 +13,8 @@ from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
-from services.review import queries
-from services.review.queue import COUNTED_MOST, count_for_caller, read_json, show_item
+from services.review import queries, words
+from services.review.queue import count_for_caller, read_json, show_item
 from services.review.review_words import GRID_VIEW
 from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
 from services.review.sessions import needs
@@ -39,7 +39,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         "model": model.name,
         "labels": model.labels,
         "reviewer": g.caller.name,
-        "countedMost": COUNTED_MOST,
+        "countedMost": words.COUNTED_MOST,
         "tiles": TILES,
         "selection": selection.args,
         "lease": url_for("pages.lease_tiles", model_name=model.name),

@@ -34,7 +34,7 @@ class Card:
 def make_card(session: Session, model: Model) -> Card:
     found = find_outlook(session, model)
     line = f"{found.approved} of {found.wanted} approved towards the next run. {found.sentence}"
-    return Card(model, review.count_open(session, model.id, 1001), line)
+    return Card(model, review.count_open(session, model.id, words.COUNTED_MOST + 1), line)
 
 
 def find_outlook(session: Session, model: Model) -> Outlook:

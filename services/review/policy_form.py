@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from pydantic.fields import FieldInfo
 
 from backtalk import catalogue, triggers
-from backtalk.errors import InvalidPolicy, NotYet
+from backtalk.errors import InvalidPolicy
 from backtalk.policy import Policy
 from backtalk.states import Scope
 from services.backend import get_backend
@@ -58,7 +58,7 @@ def change_policy(model_name: str) -> ResponseReturnValue:
     try:
         with db.transaction() as session:
             triggers.set_policy(session, model, changes, g.caller)
-    except (InvalidPolicy, NotYet) as error:
+    except InvalidPolicy as error:
         groups = make_groups(before | given)
         page = render_template("pages/policy.html", model=model, groups=groups, problem=error.message)
         return make_response(page, 422)

@@ -22,7 +22,6 @@ from services.review.site import blueprint
 
 MAX_LEASE = 50
 MAX_RELEASE = 200
-COUNTED_MOST = 1000  # beyond that the page says “1,000+”: nobody needs it more exactly, and it stays quick
 
 
 @blueprint.get("/review/<model_name>")
@@ -35,7 +34,7 @@ def show_queue(model_name: str) -> ResponseReturnValue:
         "model": model.name,
         "labels": model.labels,
         "reviewer": g.caller.name,
-        "countedMost": COUNTED_MOST,
+        "countedMost": words.COUNTED_MOST,
         "lease": url_for("pages.lease", model_name=model.name),
         "answers": url_for("pages.take_answers", model_name=model.name),
         "release": url_for("pages.release", model_name=model.name),
@@ -89,9 +88,9 @@ def send_picture(model_name: str, image_id: str) -> ResponseReturnValue:
 
 
 def count_for_caller(session: Session, model: Model) -> dict[str, int]:
-    """Open items (counted up to one more than `COUNTED_MOST`), and what the caller decided today."""
+    """Open items (counted up to one more than `words.COUNTED_MOST`), and what the caller decided today."""
     return {
-        "open": review.count_open(session, model.id, COUNTED_MOST + 1),
+        "open": review.count_open(session, model.id, words.COUNTED_MOST + 1),
         "today": queries.count_decided_today(session, model, g.caller.actor),
     }
 

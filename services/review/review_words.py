@@ -26,6 +26,7 @@ SENDING = {
     "notUndone": "Not taken back: {mine} {why}",
     "nothingToUndo": "Nothing to take back: the last ten answers of this tab can be.",
     "undoing": "{mine} This was taken back.",
+    "waitsForSecond": "Taken down; a second reviewer must agree.",
     "manyOpen": "{n}+",
 }
 
@@ -50,7 +51,6 @@ REVIEW_VIEW = SENDING | {
     "pictureAlt": "The picture to review",
     "pictureGone": "The picture is gone: deleted, or not kept. Reject it: nothing is learned from it then.",
     "reportArrived": "A report about this picture has just come in.",
-    "waitsForSecond": "Taken down; a second reviewer must agree.",
     "leaseFailed": "The next pictures could not be fetched. Trying again.",
     "emptyTitle": "Nothing to review",
     "emptyText": "When an app reports a wrong answer, or a prediction is drawn at random, it appears here "
@@ -61,6 +61,7 @@ REVIEW_VIEW = SENDING | {
 }
 
 GRID_VIEW = SENDING | {
+    "approve": "Approve {n}",
     "batchOf": "{n} answers at once.",
     "batch": {
         "approve": "Approved {n}.",
@@ -73,7 +74,6 @@ GRID_VIEW = SENDING | {
     "audit": "{predicted}?",
     "tileAlt": "Reported as {reported}; the model said {predicted}",
     "tileAuditAlt": "The model says {predicted}; drawn at random",
-    "score": "{reported} {score}",
     "selected": "{n} of {all} selected",
     "noneSelected": "Select at least one tile first.",
     "in": "in",
@@ -81,10 +81,8 @@ GRID_VIEW = SENDING | {
     "disputed": "disputed",
     "lookTwice": "look twice",
     "flagged": "flagged",
-    "waitsForSecond": "Taken down; a second reviewer must agree.",
     "taken": "{n} went to other reviewers meanwhile and are not shown any more.",
     "leaseFailed": "The pictures could not be fetched. Trying again.",
-    "back": "{n} are back.",
     "alikeOldest": "There is no index yet for the embeddings of this model, so only its 5,000 oldest open "
     "items were compared.",
     "alikeByHash": "The live version has not seen this picture, so what lies nearest to it is not known. "

@@ -95,8 +95,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             words = {"tries": 1, "only": ""} | marker.kwargs
             row = Row(words["row"], item.nodeid, tries=words["tries"], only=words["only"])
             config.stash[ROWS_RUN][item.nodeid] = row
-    # It looks back at what all others did.
-    items.sort(key=lambda item: item.get_closest_marker("faults_last") is not None)
 
 
 @pytest.hookimpl(wrapper=True)

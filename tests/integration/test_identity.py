@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, update
 
-from backtalk import identity, keys, throttle
+from backtalk import audit, identity, keys, throttle
 from backtalk.db import Database
 from backtalk.errors import InvalidInput, InvalidName, NameTaken, NotAllowed, NotAuthenticated, NotFound
 from backtalk.states import Scope
@@ -281,7 +281,7 @@ def test_passwords_have_a_sensible_length(database: Database, password: str) -> 
 
 def test_what_people_do_is_logged_with_the_rows_it_changed(database: Database) -> None:
     with database.transaction() as session:
-        identity.log_action(session, "user:alice", "revoke-key", "key:abc", why="leaked")
+        audit.record(session, "user:alice", "revoke-key", "key:abc", why="leaked")
     with database.reading() as session:
         row = session.scalars(select(AuditEntry)).one()
     assert (row.actor, row.action, row.subject, row.detail) == (

@@ -125,7 +125,7 @@ function selected() {
 function showSelection() {
   const n = selected().length;
   find("selected").textContent = tiles.size ? fill(words.selected, { n, all: tiles.size }) : "";
-  find("approve-text").textContent = `Approve ${n || ""}`.trim();
+  find("approve-text").textContent = fill(words.approve, { n: n || "" }).trim();
   find("main").dataset.state = tiles.size ? "items" : asking ? "loading" : "empty";
   find("empty").hidden = find("main").dataset.state !== "empty";
 }
