@@ -1,16 +1,13 @@
 """Which backbone a new model gets, and how it comes into the store."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from backtalk.progress import Report
 from backtalk.system import System
 from backtalk.trainers import Trainers
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
-
-#: Called with the step's name, how much of it is done and how much there is.
-Report = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from backtalk.dumps import Dump, Report
+from backtalk.dumps import Dump
 from backtalk.errors import BackupInvalid
+from backtalk.progress import Report
 from backtalk.sums import SUMS
 
 FORMAT = 1

@@ -19,8 +19,9 @@ from backtalk import __version__
 from backtalk.backupfiles import IMAGES, TABLES, VERSIONS, Copier, Description
 from backtalk.champions import locate
 from backtalk.db import get_driver
-from backtalk.dumps import Report, dump_tables
+from backtalk.dumps import dump_tables
 from backtalk.errors import BackupInvalid, Conflict, ImageNotFound
+from backtalk.progress import Report
 from backtalk.removals import FILES
 from backtalk.system import System
 from backtalk.tables import Backbone, Image, Model, Version

@@ -2,7 +2,7 @@
 
 import click
 
-from backtalk.commands import inspection, models, people, safety, sources, stack
+from backtalk.commands import datasets, inspection, models, people, safety, sources, stack
 from backtalk.commands.frame import PlainGroup
 
 
@@ -18,6 +18,7 @@ main.add_command(models.models)
 main.add_command(people.keys)
 main.add_command(people.users)
 main.add_command(models.policy)
+main.add_command(datasets.dataset)
 main.add_command(models.train)
 main.add_command(models.promote)
 main.add_command(models.rollback)

@@ -21,6 +21,7 @@ from backtalk.basefolder import BaseFolder, check_images, read_images, scan_fold
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
 from backtalk.callers import CLI, Caller
 from backtalk.champions import rewrite_models_config
+from backtalk.digests import digest_content
 from backtalk.errors import BadFolder, NameTaken
 from backtalk.fitting import FitData, FitRequest, Fitted, fit_head
 from backtalk.golden import write_golden
@@ -29,6 +30,7 @@ from backtalk.heads import Head
 from backtalk.intervals import wilson
 from backtalk.ledger import append_entry
 from backtalk.policy import Policy
+from backtalk.progress import Report, tell_nobody
 from backtalk.runtime import Backbone
 from backtalk.states import Origin, Side, Split, VersionState
 from backtalk.store import check_model_name
@@ -38,9 +40,6 @@ from backtalk.trainers import Trainers
 
 GOLDEN_IMAGES = 32
 SEED = 0
-
-#: Called with the step's name, how much of it is done and how much there is.
-Report = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def create_model(
     folder: Path,
     backbone: str | BackboneWish = DEFAULT_BACKBONE,
     policy: dict[str, Any] | None = None,
-    report: Report = lambda *_: None,
+    report: Report = tell_nobody,
     caller: Caller = CLI,
 ) -> Created:
     """Read the folder, draw sides, fit version 1 and make it live.
@@ -188,8 +187,8 @@ def _request(
         backbone_digest=backbone_digest,
         champion_head=None,
         seed=SEED,
-        snapshot_digest=snapshots.digest_lines(
-            f"{image.pixels_sha256}\t{image.label}\t{split}\t{Origin.BASE}"
+        snapshot_digest=digest_content(
+            (image.pixels_sha256, image.label, split, Origin.BASE)
             for i, image in enumerate(base.images)
             if (split := split_of(grouping.side(i))) in (Split.TRAIN, Split.VALIDATION)
         ),

@@ -4,7 +4,6 @@ What is written is read back exactly, floats and embeddings too (PostgreSQL docs
 schema is not in it: it is made by the migration whose revision is written down beside the tables.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from psycopg import sql
 
 from backtalk.db import get_plain_url
 from backtalk.errors import BackupInvalid
-
-Report = Callable[[str, float, float], None]  # part, done, total
+from backtalk.progress import Report
 
 _BLOCK = 2**20
 _REVISIONS = "alembic_version"

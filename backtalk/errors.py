@@ -50,6 +50,10 @@ class ImageNotFound(NotFound):
     pass
 
 
+class SnapshotNotFound(NotFound):
+    pass
+
+
 # --- wrong input -----------------------------------------------------------------------------
 class InvalidInput(BacktalkError):
     """Well-formed, but it cannot be done with these values."""
@@ -103,6 +107,10 @@ class BackupInvalid(InvalidInput):
     """A backup that is not whole, was changed, or is of another release."""
 
 
+class DatasetInvalid(InvalidInput):
+    """A folder that is no dataset, or not as it was written."""
+
+
 class InvalidCursor(InvalidInput):
     pass
 
@@ -110,6 +118,10 @@ class InvalidCursor(InvalidInput):
 # --- at odds with the present state ----------------------------------------------------------
 class Conflict(BacktalkError):
     """The rows are in another state than this needs."""
+
+
+class DatasetConflict(Conflict):
+    """What a dataset says of pictures is at odds with what is known of them here."""
 
 
 class NameTaken(Conflict):

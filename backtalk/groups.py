@@ -92,6 +92,56 @@ def place_images(
     return sides
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """An image that comes with its group and side from another installation."""
+
+    image_id: UUID
+    group: int  # a number among those that come together
+    group_hash: int  # of the first image of its group there
+    side: Side
+
+
+def join_groups(session: Session, model: Model, foreign: Sequence[Foreign]) -> list[UUID]:
+    """Put each image into a group of the side that it comes with, near-duplicates together.
+
+    Returns those that cannot be: they lie on, or near images of, another side here. Serialised per model.
+    """
+    lock_model(session, model.id, "groups")
+    known = _find_known(session, model.id, [f.image_id for f in foreign])
+    neighbours = _Neighbours.load(session, model.id)
+    groups: dict[int, Near] = {}
+    refused = [f.image_id for f in foreign if known.get(f.image_id, f.side) is not f.side]
+    for one in foreign:
+        if one.image_id in known:
+            continue
+        if one.group not in groups:
+            near = neighbours.find(one.group_hash)
+            if {n.side for n in near} - {one.side}:
+                refused.append(one.image_id)
+                continue
+            groups[one.group] = _choose(near) or _add_group(session, model.id, one)
+        if groups[one.group].side is not one.side:
+            refused.append(one.image_id)
+            continue
+        member = GroupMember(model_id=model.id, image_id=one.image_id, group_id=groups[one.group].group_id)
+        session.add(member)
+    session.flush()
+    return refused
+
+
+def _add_group(session: Session, model_id: int, first: Foreign) -> Near:
+    group = ImageGroup(
+        model_id=model_id,
+        first_image_id=first.image_id,
+        perceptual_hash=first.group_hash,
+        side=first.side,
+    )
+    session.add(group)
+    session.flush()
+    return Near(group.id, first.side)
+
+
 def _choose(near: Sequence[Near]) -> Near | None:
     """The oldest near group, or none where the sides differ."""
     if len({one.side for one in near}) != 1:

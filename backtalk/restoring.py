@@ -9,8 +9,9 @@ from backtalk import roles, schema
 from backtalk.backupfiles import IMAGES, TABLES, VERSIONS, Copier, Description, check_sums
 from backtalk.champions import rewrite_models_config
 from backtalk.db import get_plain_url
-from backtalk.dumps import Report, find_rows, load_tables
+from backtalk.dumps import find_rows, load_tables
 from backtalk.errors import BackupInvalid, Conflict
+from backtalk.progress import Report
 from backtalk.sums import make_folder
 from backtalk.system import System
 from backtalk.tables import Image

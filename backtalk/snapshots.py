@@ -1,7 +1,5 @@
 """Snapshots: the frozen list of what a run learns from, and what versions have learned so far."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backtalk.admission import admit
 from backtalk.dataset import list_offered, lock_decisions
+from backtalk.digests import digest_content
 from backtalk.draws import draw
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.states import Side, Split
@@ -45,25 +44,17 @@ def take_snapshot(session: Session, model: Model, backbone_digest: str) -> Froze
     admitted = admit(list_offered(session, model.id, [Split.TRAIN, Split.VALIDATION]), model.salt)
     rows = admitted.samples
     stay = find_stay_right(session, model, backbone_digest)
-    lines = [f"{r.pixels_sha256}\t{r.label}\t{r.split}\t{r.origin}" for r in rows]
-    lines += [f"{image_id}\tstay-right" for image_id in stay]
-    if admitted.left_out:
-        lines.append(json.dumps(admitted.counts(), sort_keys=True))
+    labelled = [(r.pixels_sha256, r.label, r.split, r.origin) for r in rows]
     counts = count_samples((r.split, r.origin, r.label) for r in rows)
     snapshot = keep_snapshot(
         session,
         model.id,
-        digest=digest_lines(lines),
+        digest=digest_content(labelled, stay.values(), admitted.counts()),
         sample_ids=[r.sample_id for r in rows],
-        stay_right_ids=stay,
+        stay_right_ids=sorted(stay),
         counts=counts | admitted.counts() | {"stay_right": len(stay)},
     )
     return Frozen(snapshot, cut)
-
-
-def digest_lines(lines: Iterable[str]) -> str:
-    """sha256 over the sorted lines: the same content gives the same digest, whatever the ids are."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def count_samples(rows: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
@@ -133,8 +124,11 @@ def list_taught(session: Session, snapshot: Snapshot) -> Sequence[Taught]:
     ).all()
 
 
-def find_stay_right(session: Session, model: Model, backbone_digest: str) -> list[UUID]:
-    """Images on the train side that nobody complained about, drawn by keyed hash among the recent ones."""
+def find_stay_right(session: Session, model: Model, backbone_digest: str) -> dict[UUID, str]:
+    """Images on the train side that nobody complained about, drawn by keyed hash among the recent ones.
+
+    The SHA-256 of each one's pixels, by its id.
+    """
     rows = session.execute(
         text(_RECENT_WITHOUT_FEEDBACK),
         {
@@ -150,8 +144,8 @@ def find_stay_right(session: Session, model: Model, backbone_digest: str) -> lis
         for row in drawn[: 2 * STAY_RIGHT_MOST]  # a third of them lies on other sides
     ]
     sides = place_images(session, model, candidates, Source.TRAFFIC)
-    on_train = [c.image_id for c in candidates if sides[c.image_id] is Side.TRAIN]
-    return sorted(on_train[:STAY_RIGHT_MOST])
+    on_train = [c for c in candidates if sides[c.image_id] is Side.TRAIN]
+    return {c.image_id: c.pixels_sha256 for c in on_train[:STAY_RIGHT_MOST]}
 
 
 _RECENT_WITHOUT_FEEDBACK = """
