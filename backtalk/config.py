@@ -76,6 +76,7 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a stopping worker may finish its task; what it leaves is taken up again.",
     )
+    mlflow: bool = Field(False, description="Record runs in MLflow; MLFLOW_TRACKING_URI says where.")
     log_level: str = "INFO"
 
     failpoints: str | None = Field(None, description="For tests of faults: see backtalk/failpoints.py.")

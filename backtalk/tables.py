@@ -78,6 +78,7 @@ class Model(Base):
     next_version: Mapped[int] = mapped_column(server_default=text("1"))  # never reused
     hold: Mapped[bool] = mapped_column(server_default=text("false"))
     consider_at: Mapped[datetime | None] = mapped_column(index=True)
+    tracked_generation: Mapped[int | None]  # that MLflow's aliases were last set for
     created_at: Mapped[datetime] = _now()
 
 
@@ -502,6 +503,7 @@ class Run(Base):
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    mlflow_run_id: Mapped[str | None]  # where MLflow tells of it
     __table_args__ = (
         UniqueConstraint("model_id", "kind", "trigger_key", "retry"),
         _one_of("kind", states.RunKind),
@@ -514,6 +516,11 @@ class Run(Base):
             postgresql_where=text("state IN ('queued', 'training', 'judging', 'promoting')"),
         ),
         Index(None, "model_id", "created_at"),
+        Index(
+            "ix_runs_untracked",
+            "ended_at",
+            postgresql_where=text("mlflow_run_id IS NULL AND ended_at IS NOT NULL"),
+        ),
         ForeignKeyConstraint(["model_id", "snapshot_digest"], ["snapshots.model_id", "snapshots.digest"]),
     )
 

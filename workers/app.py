@@ -18,6 +18,7 @@ SWEEP_TICK_S = 60.0
 RETAIN_TICK_S = 600.0
 SWEEP_IMAGES_TICK_S = 3600.0
 INDEX_TICK_S = 600.0
+EXPERIMENTS_TICK_S = 20.0
 
 
 def training_queue(kind: str) -> str:
@@ -36,7 +37,9 @@ def make_app(
         transport_options: go over the ones below.
     """
     app = Celery("backtalk", broker=settings.redis_url, include=["workers.tasks"] if tasks else [])
-    app.conf.update(_messages() | _connection(transport_options or {}) | _shutdown(settings) | _beat())
+    app.conf.update(
+        _messages() | _connection(transport_options or {}) | _shutdown(settings) | _beat(settings)
+    )
     return app
 
 
@@ -94,12 +97,14 @@ def _shutdown(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _beat() -> dict[str, Any]:
+def _beat(settings: Settings) -> dict[str, Any]:
     def tick(task: str, every_s: float) -> dict[str, Any]:
         # Ticks that nobody took in time are worthless: without `expires` they pile up while workers are
         # away, and all run at once afterwards.
         return {"task": task, "schedule": every_s, "options": {"queue": EVENTS_QUEUE, "expires": every_s}}
 
+    # Where MLflow is off, nobody is even asked.
+    experiments = {"experiments": tick("experiments.tell", EXPERIMENTS_TICK_S)} if settings.mlflow else {}
     return {
         # Kept in memory: the file of the default scheduler is corrupt after a kill, and all that matters
         # (when a night was last considered) is in Postgres.
@@ -111,7 +116,8 @@ def _beat() -> dict[str, Any]:
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
             "index": tick("upkeep.index", INDEX_TICK_S),
-        },
+        }
+        | experiments,
     }
 
 

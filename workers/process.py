@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from backtalk import bootstrap
 from backtalk.children import die_with_parent
 from backtalk.config import Settings
+from backtalk.experiments import Experiments
 from backtalk.states import RunKind, VersionState
 from backtalk.system import System
 from backtalk.tables import Version
@@ -37,6 +38,7 @@ _MOMENT = struct.Struct("d")  # on the monotonic clock, which all processes of a
 class _Process:
     system: System | None = None
     trainers: Trainers | None = None
+    experiments: Experiments | None = None
     trains = False
     keeps_warm = False  # hours wait for nobody: full runs start their trainers when they need them
     busy = False  # a run is in hand
@@ -57,6 +59,13 @@ def get_trainers() -> Trainers:
     if _Process.trainers is None:
         _Process.trainers = Trainers(warm=_Process.keeps_warm and get_system().settings.warm_trainer)
     return _Process.trainers
+
+
+def get_experiments() -> Experiments:
+    """What this process knows of MLflow, made at the first call."""
+    if _Process.experiments is None:
+        _Process.experiments = Experiments(get_system())
+    return _Process.experiments
 
 
 def is_stopping() -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from backtalk import promotion, review, sweeper, training, triggers, upkeep
 from backtalk.errors import Unavailable
-from workers.process import get_system, get_trainers, is_stopping, training_a_run
+from workers.process import get_experiments, get_system, get_trainers, is_stopping, training_a_run
 
 #: Short and idempotent: acknowledged when done, so a killed worker's task is delivered again.
 EVENT: dict[str, Any] = {
@@ -93,3 +93,8 @@ def sweep() -> None:
 @shared_task(name="upkeep.index", **TICK)
 def index_embeddings() -> None:
     upkeep.index_embeddings(get_system())
+
+
+@shared_task(name="experiments.tell", **TICK)
+def tell_experiments() -> None:
+    get_experiments().tell()

@@ -1,0 +1,193 @@
+"""What MLflow is told of a run: gathered from its rows, in MLflow's terms."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backtalk import champions
+from backtalk.mlflow_log import CHALLENGER, CHAMPION
+from backtalk.states import RunState, VersionState
+from backtalk.system import System
+from backtalk.tables import GateCheck, Model, Run, Snapshot, Version
+
+#: Of a version that did not go live: what explains it.
+_EXPLAINING = ("card.json", "head.npz", "SHA256SUMS")
+FIRST = "create:"  # with the model's name, the key of version 1, which no run made
+#: Ends of a run whose version is registered: the others made none that was judged.
+_JUDGED = (RunState.PROMOTED, RunState.PASSED, RunState.REJECTED, RunState.INCONCLUSIVE)
+
+
+@dataclass(frozen=True)
+class Told:
+    """One run as `backtalk.mlflow_log` takes it. `key` is the run's id, or `create:<model>`."""
+
+    key: str
+    model: str
+    name: str
+    status: str  # FINISHED, FAILED or KILLED, as MLflow has it
+    started_ms: int
+    ended_ms: int
+    version: int | None
+    params: dict[str, Any]
+    metrics: list[tuple[str, float, int]]  # name, value, step
+    tags: dict[str, str]
+    dataset: dict[str, Any] | None
+    files: list[str]
+
+
+def describe_run(session: Session, system: System, run: Run) -> Told:
+    """A run that has ended."""
+    model = session.get_one(Model, run.model_id)
+    version = session.scalar(
+        select(Version).where(Version.model_id == model.id, Version.number == (run.version or 0))
+    )
+    checks = _list_checks(session, run)
+    assert run.ended_at is not None  # only ended runs are told of
+    params: dict[str, Any] = {"kind": run.kind, "seed": run.seed, "base_version": run.base_version}
+    if run.recipe is not None:
+        params |= _flatten("recipe", run.recipe)
+    metrics: list[tuple[str, float, int]] = []
+    if version is not None:
+        params |= _flatten("chosen", version.metrics.get("chosen", {})) | _describe_version(version)
+        metrics += _read_metrics(version)
+    for check in checks:
+        found = {"value": check.value, "bound": check.bound, "n": check.n}
+        found |= {"fixed": check.fixed, "broken": check.broken}
+        metrics += [(f"gate.{check.check}.{k}", float(v), 0) for k, v in found.items() if v is not None]
+    tags = {
+        "backtalk.state": run.state,
+        "backtalk.trigger": run.trigger_key,
+        "backtalk.requested_by": run.requested_by,
+        "backtalk.reason": run.reason or "",
+        "backtalk.verdict": run.verdict or "",
+        "backtalk.snapshot": run.snapshot_digest or "",
+        "backtalk.version": str(run.version or ""),
+    } | {f"backtalk.gate.{c.check}": _say(c.passed) for c in checks}
+    is_registered = version is not None and run.state in _JUDGED
+    return Told(
+        key=str(run.id),
+        model=model.name,
+        name=f"{run.kind} {run.version or ''}".strip(),
+        status={RunState.FAILED: "FAILED", RunState.CANCELLED: "KILLED"}.get(RunState(run.state), "FINISHED"),
+        started_ms=_to_ms(run.started_at or run.created_at),
+        ended_ms=_to_ms(run.ended_at),
+        version=run.version if is_registered else None,
+        params=params,
+        metrics=metrics,
+        tags=tags,
+        dataset=_describe_dataset(session, model.id, run.snapshot_digest),
+        files=_list_files(system, version, whole=run.state == RunState.PROMOTED),
+    )
+
+
+def describe_first(session: Session, system: System, model: Model) -> Told:
+    """Version 1, which no run made."""
+    version = session.scalars(select(Version).where(Version.model_id == model.id, Version.number == 1)).one()
+    first = session.scalar(
+        select(Snapshot.digest).where(Snapshot.model_id == model.id).order_by(Snapshot.id).limit(1)
+    )
+    made_ms = _to_ms(version.created_at)
+    return Told(
+        key=f"{FIRST}{model.name}",
+        model=model.name,
+        name="create 1",
+        status="FINISHED",
+        started_ms=made_ms,
+        ended_ms=made_ms,
+        version=1,
+        params={"kind": "create"}
+        | _flatten("chosen", version.metrics.get("chosen", {}))
+        | _describe_version(version),
+        metrics=_read_metrics(version),
+        tags={"backtalk.version": "1", "backtalk.snapshot": first or ""},
+        dataset=_describe_dataset(session, model.id, first),
+        files=_list_files(system, version, whole=True),
+    )
+
+
+def _list_checks(session: Session, run: Run) -> list[GateCheck]:
+    """Of the last round, and the artefact's."""
+    last = select(func.max(GateCheck.round)).where(GateCheck.run_id == run.id).scalar_subquery()
+    query = select(GateCheck).where(
+        GateCheck.run_id == run.id, (GateCheck.round == last) | (GateCheck.round == 0)
+    )
+    return list(session.scalars(query.order_by(GateCheck.id)))
+
+
+def _describe_version(version: Version) -> dict[str, Any]:
+    return {
+        "parent": version.parent,
+        "backbone_digest": version.backbone_digest,
+        "artefact_digest": version.artefact_digest,
+    }
+
+
+def _read_metrics(version: Version) -> list[tuple[str, float, int]]:
+    """Numbers of the fit and of the check, and of a full run each epoch's."""
+    found = [
+        (f"{part}.{name}", float(value), 0)
+        for part in ("validation", "verified")
+        for name, value in version.metrics.get(part, {}).items()
+        if isinstance(value, int | float)
+    ]
+    for epoch in version.metrics.get("tuning", {}).get("history", []):
+        found += [
+            (f"tuning.{name}", float(value), int(epoch["epoch"]))
+            for name, value in epoch.items()
+            if name != "epoch" and isinstance(value, int | float)
+        ]
+    return found
+
+
+def _describe_dataset(session: Session, model_id: int, digest: str | None) -> dict[str, Any] | None:
+    counts = session.scalar(
+        select(Snapshot.counts).where(Snapshot.model_id == model_id, Snapshot.digest == (digest or ""))
+    )
+    return None if counts is None else {"digest": digest, "counts": counts}
+
+
+def _list_files(system: System, version: Version | None, *, whole: bool) -> list[str]:
+    """What goes along: all of a version that went live; of others what explains them."""
+    if version is None:
+        return []
+    folder = champions.locate(system, version)
+    if not folder.is_dir():
+        return []
+    return (
+        [str(folder)] if whole else [str(folder / name) for name in ("card.json", "head.npz", "SHA256SUMS")]
+    )
+
+
+def describe_aliases(session: Session, model: Model) -> dict[str, Any]:
+    """Which version each alias is to name.
+
+    The challenger is the newest version after the champion that a person could promote.
+    """
+    newest = session.scalar(
+        select(func.max(Version.number)).where(
+            Version.model_id == model.id,
+            Version.state.in_((VersionState.CANDIDATE, VersionState.INCONCLUSIVE)),
+            Version.number > (model.live_version or 0),
+        )
+    )
+    aliases = {CHAMPION: model.live_version, CHALLENGER: newest}
+    return {"name": model.name, "generation": model.generation, "aliases": aliases}
+
+
+def _flatten(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}.{name}"
+        flat |= _flatten(key, value) if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _say(passed: bool | None) -> str:
+    return {True: "passed", False: "failed", None: "shown"}[passed]
+
+
+def _to_ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
