@@ -14,6 +14,7 @@ def main() -> None:
 
 main.add_command(stack.up)
 main.add_command(stack.migrate)
+main.add_command(stack.tensorboard)
 main.add_command(models.models)
 main.add_command(people.keys)
 main.add_command(people.users)

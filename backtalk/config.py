@@ -76,6 +76,7 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a stopping worker may finish its task; what it leaves is taken up again.",
     )
+    tensorboard: bool = Field(True, description="Write TensorBoard logs of every run, in the home.")
     mlflow: bool = Field(False, description="Record runs in MLflow; MLFLOW_TRACKING_URI says where.")
     log_level: str = "INFO"
 
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
     @property
     def images_path(self) -> Path:
         return (self.images or self.home / "images").absolute()
+
+    @property
+    def boards_path(self) -> Path:
+        """Where TensorBoard finds the logs of all runs."""
+        return (self.home / "tensorboard").absolute()
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from backtalk import audit, snapshots
 from backtalk.backboning import DEFAULT_BACKBONE, BackboneWish, prepare_backbone
 from backtalk.basefolder import BaseFolder, check_images, read_images, scan_folder, thin_out
 from backtalk.baserows import Grouping, group_images, insert_base, split_of
+from backtalk.boards import find_board, name_board
 from backtalk.callers import CLI, Caller
 from backtalk.champions import rewrite_models_config
 from backtalk.digests import digest_content
@@ -193,6 +195,7 @@ def _request(
             if (split := split_of(grouping.side(i))) in (Split.TRAIN, Split.VALIDATION)
         ),
         artefact=system.versions.candidate_path(name, run_id, 1),
+        board=find_board(system, name_board(name, "create", run_id, datetime.now(UTC))),
     )
 
 

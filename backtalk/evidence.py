@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backtalk.champions import get_champion
+from backtalk.champions import get_champion, locate
 from backtalk.dataset import LabelledImages, list_split
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.gate import Answers, Evidence
@@ -79,10 +79,7 @@ def gather_evidence(session: Session, system: System, model: Model, contest: Con
 
 def load_head(system: System, version: Version) -> Head:
     """The head of a version, wherever its folder is by now (published, but perhaps not committed yet)."""
-    folder = system.versions.resolve(version.path)
-    if not folder.is_dir():
-        folder = system.versions.resolve(f"{version.path.split('/')[0]}/{version.number}")
-    return Head.load(folder / "head.npz")
+    return Head.load(locate(system, version) / "head.npz")
 
 
 def _embed_for(session: Session, system: System, model_id: int, heads: Sequence[Head]) -> None:

@@ -49,14 +49,10 @@ def describe_run(session: Session, system: System, run: Run) -> Told:
     params: dict[str, Any] = {"kind": run.kind, "seed": run.seed, "base_version": run.base_version}
     if run.recipe is not None:
         params |= _flatten("recipe", run.recipe)
-    metrics: list[tuple[str, float, int]] = []
+    metrics = _read_checks(checks)
     if version is not None:
-        params |= _flatten("chosen", version.metrics.get("chosen", {})) | _describe_version(version)
+        params |= _describe_version(version)
         metrics += _read_metrics(version)
-    for check in checks:
-        found = {"value": check.value, "bound": check.bound, "n": check.n}
-        found |= {"fixed": check.fixed, "broken": check.broken}
-        metrics += [(f"gate.{check.check}.{k}", float(v), 0) for k, v in found.items() if v is not None]
     tags = {
         "backtalk.state": run.state,
         "backtalk.trigger": run.trigger_key,
@@ -98,9 +94,7 @@ def describe_first(session: Session, system: System, model: Model) -> Told:
         started_ms=made_ms,
         ended_ms=made_ms,
         version=1,
-        params={"kind": "create"}
-        | _flatten("chosen", version.metrics.get("chosen", {}))
-        | _describe_version(version),
+        params={"kind": "create"} | _describe_version(version),
         metrics=_read_metrics(version),
         tags={"backtalk.version": "1", "backtalk.snapshot": first or ""},
         dataset=_describe_dataset(session, model.id, first),
@@ -118,11 +112,18 @@ def _list_checks(session: Session, run: Run) -> list[GateCheck]:
 
 
 def _describe_version(version: Version) -> dict[str, Any]:
-    return {
+    return _flatten("chosen", version.metrics.get("chosen", {})) | {
         "parent": version.parent,
         "backbone_digest": version.backbone_digest,
         "artefact_digest": version.artefact_digest,
     }
+
+
+def _read_checks(checks: list[GateCheck]) -> list[tuple[str, float, int]]:
+    """Each number of each check, but those that it has not."""
+    parts = ("value", "bound", "n", "fixed", "broken")
+    found = [(f"gate.{check.check}.{part}", getattr(check, part), 0) for check in checks for part in parts]
+    return [(name, float(value), step) for name, value, step in found if value is not None]
 
 
 def _read_metrics(version: Version) -> list[tuple[str, float, int]]:

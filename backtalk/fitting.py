@@ -56,6 +56,7 @@ class FitRequest:
     snapshot_digest: str
     artefact: str  # relative to the store
     tuning: dict[str, Any] | None = None  # of a full run: how its backbone was moved
+    board: Path | None = None  # where TensorBoard's logs go
 
 
 @dataclass(frozen=True)
@@ -127,5 +128,6 @@ def _write_job(job: Path, versions: VersionStore, request: FitRequest, data: Fit
         "artefact": str(versions.resolve(request.artefact)),
         "golden": str(versions.golden_path(request.model)),
         "tuning": request.tuning,
+        "board": str(request.board) if request.board else None,
     }
     (job / "job.json").write_text(json.dumps(content), encoding="utf-8")

@@ -9,7 +9,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.champions import get_champion
+from backtalk.boards import find_board, name_board
+from backtalk.champions import get_champion, locate
 from backtalk.errors import (
     ArtefactInvalid,
     InvalidInput,
@@ -119,11 +120,12 @@ def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None
         parent_version=None if tainted else champion.number,
         labels=list(model.labels),
         backbone_digest=tuned.digest if tuned else champion.backbone_digest,
-        champion_head=None if tainted else system.versions.resolve(champion.path) / "head.npz",
+        champion_head=None if tainted else locate(system, champion) / "head.npz",
         seed=run.seed,
         snapshot_digest=frozen.snapshot.digest,
         artefact=system.versions.candidate_path(model.name, run.id, claim.fence),
         tuning=tuned.facts if tuned else None,
+        board=find_board(system, name_board(model.name, run.kind, run.id, run.created_at)),
     )
     return request, frozen.snapshot.digest
 

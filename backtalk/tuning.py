@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from backtalk import runs
 from backtalk.admission import weigh_repeats
-from backtalk.champions import get_champion
+from backtalk.boards import find_board, name_board
+from backtalk.champions import get_champion, locate
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.heads import Head
 from backtalk.recipes import Recipe, load_recipe
@@ -122,6 +123,7 @@ def _write_lesson(session: Session, system: System, claim: Claim, recipe: Recipe
     train, validation = parts[Split.TRAIN], parts[Split.VALIDATION]
     stay, scores = _ask_champion(session, system, champion, snapshot)
     kept = sum(row.store_key is not None for row in rows)
+    board = find_board(system, name_board(model.name, run.kind, run.id, run.created_at))
     content = {
         "labels": list(model.labels),
         "recipe": recipe.model_dump(mode="json"),
@@ -135,6 +137,7 @@ def _write_lesson(session: Session, system: System, claim: Claim, recipe: Recipe
         "work": str(folder.parent),
         "sources": [[r.store_key, r.orientation] for r in [*train, *validation, *stay] if r.store_key],
         "left_out": len(snapshot.sample_ids) - kept,
+        "board": str(board) if board else None,
     }
     train, validation = ([r for r in part if r.store_key] for part in (train, validation))
     known = find_taught(session, model.id, champion.number)
@@ -155,7 +158,7 @@ def _ask_champion(
     session: Session, system: System, champion: Version, snapshot: Snapshot
 ) -> tuple[list[Any], np.ndarray[Any, Any]]:
     """Images that nobody complained about, with the champion's scores: what is to stay right."""
-    head = Head.load(system.versions.resolve(champion.path) / "head.npz")
+    head = Head.load(locate(system, champion) / "head.npz")
     missing = set(find_missing(session, champion.backbone_digest, snapshot.stay_right_ids))
     ids = [i for i in snapshot.stay_right_ids if i not in missing]
     found = session.execute(

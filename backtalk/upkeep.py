@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from backtalk import neighbours, removals, retention
+from backtalk.boards import prune_boards
 from backtalk.champions import rewrite_models_config
 from backtalk.db import try_share
 from backtalk.errors import ArtefactInvalid
@@ -100,6 +101,7 @@ def sweep(system: System) -> None:
         prune_versions(system, model_id)
     _remove_leftovers(system, known, active)
     removals.remove_pending(system)
+    prune_boards(system)
     if _named_live(system) != live:
         rewrite_models_config(system)  # a promotion broke off between its commit and this file
 

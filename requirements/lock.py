@@ -14,6 +14,7 @@ EXTRAS = {
     "api": ["api"],
     "worker": ["workers"],
     "train": ["workers", "train", "weights"],
+    "mlflow": ["workers", "mlflow"],
 }
 #: Not for every installation: larger weights than the default needs.
 OPTIONAL = {"weights-lite": ["weights-lite"]}

@@ -43,7 +43,15 @@ class Bench:
     def artefact(self, name: str) -> Path:
         return self.store / "m" / ".candidates" / name
 
-    def write_job(self, name: str, *, repeat: int = 1, champion: Path | None = None, **data: Any) -> Path:
+    def write_job(
+        self,
+        name: str,
+        *,
+        repeat: int = 1,
+        champion: Path | None = None,
+        board: Path | None = None,
+        **data: Any,
+    ) -> Path:
         """A job of 160 training and 40 validation images; `repeat` makes it longer."""
         folder = self.store / ".jobs" / name
         folder.mkdir(parents=True)
@@ -70,6 +78,7 @@ class Bench:
             "snapshot_digest": "5" * 64,
             "artefact": str(self.artefact(name)),
             "golden": str(self.golden),
+            "board": str(board) if board else None,
         }
         (folder / "job.json").write_text(json.dumps(job))
         return folder

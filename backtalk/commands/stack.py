@@ -1,5 +1,6 @@
 """`up`, `migrate` and `demo`: commands that run the stack, or make its database ready."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,22 @@ def up(port: int | None, host: str | None, home: Path | None) -> None:
         stack.supervisor.say("up", f"ready at {info.address} (API documentation at {info.address}/docs)")
         stack.watch()
         stack.supervisor.say("up", "stopping")
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=6006, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@home_option
+def tensorboard(port: int, host: str, home: Path | None) -> None:
+    """Show the curves of all runs in TensorBoard until Ctrl-C."""
+    if find_spec("tensorboard") is None:
+        raise click.ClickException("TensorBoard is not installed here: pip install 'backtalk[train]'.")
+    folder = load_settings(home=home).boards_path
+    if not any(folder.glob("*/*")):
+        raise click.ClickException(f"There are no logs in {folder} yet: the next run writes some.")
+    click.echo(f"http://{host}:{port}  (logs of {folder})")
+    words = ["--logdir", str(folder), "--port", str(port), "--host", host]
+    os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *words])  # noqa: S606  # becomes it
 
 
 @click.command()

@@ -16,6 +16,7 @@ from backtalk.errors import OutOfRoom, TrainingDiverged
 from backtalk.failpoints import failpoint
 from backtalk.heads import Head
 from backtalk.learn.backbones import load_model, put_tuned
+from backtalk.learn.boards import Board
 from backtalk.learn.checkpoints import Arrays, Checkpoint, Checkpoints
 from backtalk.learn.feed import Feed, count_steps, plain_batches, share_memory
 from backtalk.learn.flow import tf
@@ -85,6 +86,7 @@ class _Tuning:
         self._best: Arrays = {}
         self._waited_s = self._worked_s = 0.0
         self._steps_here = 0
+        self._board = Board(lesson.board)
 
     def run(self) -> dict[str, Any]:
         started = monotonic()
@@ -188,13 +190,13 @@ class _Tuning:
         standing, recipe = self._standing, self._recipe
         total = self._per_epoch * recipe.epochs
         first = standing.step - standing.epoch * self._per_epoch
-        losses = []
         batches = feed.epoch(standing.epoch, first)
         for _ in range(first, self._per_epoch):
             began = monotonic()
             batch = next(batches)
             got = monotonic()
-            loss = self._learner.learn(*batch, rate_at(standing.step, total, self._per_epoch, recipe))
+            rate = rate_at(standing.step, total, self._per_epoch, recipe)
+            loss = self._learner.learn(*batch, rate)
             self._waited_s, self._worked_s = self._waited_s + got - began, self._worked_s + monotonic() - got
             self._steps_here += 1
             if not math.isfinite(loss):
@@ -204,7 +206,7 @@ class _Tuning:
                 )
             standing.step += 1
             standing.first_loss = loss if standing.first_loss is None else standing.first_loss
-            losses.append(loss)
+            self._board.scalars({"tune/loss": loss, "tune/learning_rate": rate}, standing.step)
             self._after_step(loss, total)
 
     def _after_step(self, loss: float, total: int) -> None:
@@ -248,6 +250,8 @@ class _Tuning:
             else:
                 standing.bad_epochs += 1
         standing.history.append(told)
+        scalars = {f"validation/{name}": told.get(name) for name in ("log_loss", "accuracy")}
+        self._board.scalars(scalars, standing.step)
 
     def _save(self) -> None:
         best = {f"best/{name}": array for name, array in self._best.items()}
@@ -262,6 +266,7 @@ class _Tuning:
             _leave()
 
     def _finish(self) -> None:
+        self._board.close()
         if self._best:
             self._learner.restore(self._best)
 

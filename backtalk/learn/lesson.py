@@ -34,6 +34,7 @@ class Lesson:
     work: Path  # kept between attempts: pixels and checkpoints
     sources: tuple[Source, ...]  # T + V + M
     left_out: int  # images whose pixels are not kept
+    board: Path | None  # where TensorBoard's logs go
     train_y: NDArray[np.int32]  # (T,)
     train_seen: NDArray[np.bool_]  # (T,)
     train_weight: NDArray[np.float32]  # (T,)
@@ -60,6 +61,7 @@ class Lesson:
                 work=Path(stored["work"]),
                 sources=tuple(Source(key, orientation) for key, orientation in stored["sources"]),
                 left_out=stored["left_out"],
+                board=Path(stored["board"]) if stored.get("board") else None,
                 **targets,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,6 +14,7 @@ from backtalk.failpoints import failpoint
 from backtalk.golden import read_golden
 from backtalk.heads import Head
 from backtalk.learn.backbones import load_embedder, prepare_backbone
+from backtalk.learn.boards import Board
 from backtalk.learn.export import write_artefact
 from backtalk.learn.head import Fitted, fit_head
 from backtalk.learn.held_out import HeadData
@@ -55,6 +56,7 @@ class Job:
     artefact: Path
     golden: Path
     tuning: dict[str, Any] | None  # of a full run: how its backbone was moved
+    board: Path | None  # where TensorBoard's logs go
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
@@ -76,6 +78,7 @@ class Job:
                 artefact=Path(stored["artefact"]),
                 golden=Path(stored["golden"]),
                 tuning=stored.get("tuning"),
+                board=Path(stored["board"]) if stored.get("board") else None,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{folder} holds no job that can be read: {error!r}") from None
@@ -108,6 +111,7 @@ def fit(folder: Path, tell: Tell) -> dict[str, Any]:
     )
     fit_done = monotonic()
     failpoint("trainer.after_fit")
+    _write_board(job, data, fitted)
     tell("export", 0.0)
     artefact_digest = _export(job, fitted)
     tell("export", 1.0)
@@ -122,6 +126,20 @@ def fit(folder: Path, tell: Tell) -> dict[str, Any]:
             "export": round(monotonic() - fit_done, 3),
         },
     }
+
+
+def _write_board(job: Job, data: HeadData, fitted: Fitted) -> None:
+    """How the head does on the validation images. The version's number is the step."""
+    board = Board(job.board)
+    board.scalars({f"head/{name}": value for name, value in fitted.validation.items()}, job.version)
+    board.scalars({f"head/chosen_{name}": v for name, v in asdict(fitted.chosen).items()}, job.version)
+    board.text("head", {"labels": job.labels, "counts": fitted.counts}, job.version)
+    if len(data.validation_y):
+        found = fitted.head.logits(data.validation_x).argmax(axis=1)
+        board.confusion(job.labels, data.validation_y, found, job.version)
+    embeddings = np.concatenate([data.validation_x, data.train_x])
+    board.project(embeddings, [job.labels[y] for y in np.concatenate([data.validation_y, data.train_y])])
+    board.close()
 
 
 def _export(job: Job, fitted: Fitted) -> str:
