@@ -1,10 +1,12 @@
 """How Alembic reaches the database: one transaction per migration, and never a long wait for a lock."""
 
 import os
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine, text
 
+from backtalk import schema
 from backtalk.config import Settings
 from backtalk.tables import Base
 
@@ -26,14 +28,22 @@ def _run(connection: Connection) -> None:
         connection.execute(text("SET lock_timeout = '120s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
         connection.execute(text("SET lock_timeout = '5s'"))
+        # Should this process be killed, the server would go on with its statement, and hold all its locks.
+        connection.execute(text("SET client_connection_check_interval = '1s'"))
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
         transaction_per_migration=True,
         compare_server_default=True,
+        on_version_apply=_note_oldest_code,
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _note_oldest_code(*, ctx: Any, heads: set[str], **_: Any) -> None:
+    """After each migration, in its transaction."""
+    schema.note_oldest_code(ctx.connection, context.script, next(iter(heads), None))
 
 
 def _run_on_own_engine() -> None:
