@@ -1,9 +1,11 @@
 """How Alembic reaches the database: one transaction per migration, and never a long wait for a lock."""
 
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection, NullPool, create_engine, text
 
 from backtalk import schema
@@ -41,8 +43,12 @@ def _run(connection: Connection) -> None:
         context.run_migrations()
 
 
-def _note_oldest_code(*, ctx: Any, heads: set[str], **_: Any) -> None:
-    """After each migration, in its transaction."""
+def _note_oldest_code(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
+    """After each migration, in its transaction. Alembic names all four."""
+    del step, run_args
+    assert ctx.connection is not None  # SQL scripts are not made
     schema.note_oldest_code(ctx.connection, context.script, next(iter(heads), None))
 
 
