@@ -42,12 +42,12 @@ def soak(rig: Rig, seconds: float, seed: int, console: Console) -> Log:
     with crowd_of(rig, seed, MEMBERS) as crowd, line.progress:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
+            crowd.go_on()
             for kind in strike_until(time.monotonic() + min(left, QUIET_EVERY_S), rig, weather, log):
                 line.tell(kind, seconds - (until - time.monotonic()))
             line.tell("coming to rest", seconds - (until - time.monotonic()))
             log.checks.append(come_to_rest(rig, crowd, weather, log))
             line.say("all holds" if log.is_sound else f"BROKEN: {log.checks[-1]}")
-            crowd.go_on()
     log.failures = [repr(error)[:300] for error in crowd.failed]
     log.seconds = time.monotonic() - began
     return log
@@ -70,7 +70,7 @@ def come_to_rest(rig: Rig, crowd: Crowd, weather: Weather, log: Log) -> Found:
     weather.clear()
     crowd.hold()
     deadline = time.monotonic() + SETTLE_S
-    while not is_at_rest(rig):
+    while not (crowd.is_idle and is_at_rest(rig)):
         revive(rig, log)
         if time.monotonic() > deadline:
             return {"I7": [f"not at rest in {SETTLE_S:.0f} s"]} | run_checks(rig, "I1", "I3", "I5", "I8")

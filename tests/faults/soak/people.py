@@ -31,14 +31,15 @@ class Crowd:
         self._stopping = threading.Event()
         self._going = threading.Event()
         self._members = [Member(self, f"{seed}-{number}") for number in range(members)]
-        self._idle = threading.Semaphore(0)
+        self._idle: set[Member] = set()
         self._threads = [threading.Thread(target=self._run, args=(m,), daemon=True) for m in self._members]
 
     def _run(self, member: "Member") -> None:
         while True:
             if not self._going.is_set():
-                self._idle.release()
+                self._idle.add(member)
                 self._going.wait()
+                self._idle.discard(member)
             if self._stopping.is_set():
                 return
             try:
@@ -47,27 +48,27 @@ class Crowd:
                 self.failed.append(error)
             self._stopping.wait(0.05)
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-        self.go_on()
-
     def go_on(self) -> None:
-        while self._idle.acquire(blocking=False):
-            pass
         self._going.set()
+        for thread in self._threads:
+            if thread.ident is None:
+                thread.start()
 
     def hold(self) -> None:
-        """Returns when nobody has a call under way."""
+        """Nobody begins anything; calls under way go on, and are repeated until they are answered."""
         self._going.clear()
-        for _ in self._members:
-            self._idle.acquire(timeout=2 * PATIENCE_S)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody has a call under way."""
+        return not self._going.is_set() and len(self._idle) == len(self._members)
 
     def stop(self) -> None:
         self._stopping.set()
         self._going.set()
         for thread in self._threads:
-            thread.join(2 * PATIENCE_S)
+            if thread.ident is not None:
+                thread.join(2 * PATIENCE_S)
 
 
 class Member:
@@ -150,7 +151,6 @@ def _repeat(call: Callable[[], Operation]) -> Operation:
 def crowd_of(rig: Rig, seed: int, members: int) -> Iterator[Crowd]:
     crowd = Crowd(rig, seed, members)
     assert crowd.admin.call("policy", "PUT", f"/v1/models/{MODEL}/policy", {}, json=POLICY).status == 200
-    crowd.start()
     try:
         yield crowd
     finally:

@@ -101,7 +101,7 @@ def show(console: Console, summary: dict[str, Any]) -> None:
     for title in ("faults", "revived", "runs", "changes"):
         table.add_row(title, ", ".join(f"{what}: {n}" for what, n in summary[title].items()), style="bold")
     points = summary["quiet_points"]
-    table.add_row("held", f"{' '.join(summary['held'])} at {points} quiet points", style="green")
+    table.add_row("held", f"{' '.join(summary['held'])} at rest, {points} times", style="green")
     for name, said in summary["broken"].items():
         table.add_row(name, "\n".join(said[:5]), style="red")
     for said in summary["failures"][:5]:

@@ -64,7 +64,8 @@ class Weather:
         self._part().terminate()
 
     def _freeze(self) -> None:
-        with suspended([self._part().pid, *(child.pid for child in self._part().below())]):
+        part = self._part()
+        with suspended([part.pid, *(child.pid for child in part.below())]):
             time.sleep(self._draw.uniform(0.5, 6.0))
 
     def _hold(self, server: object) -> None:
