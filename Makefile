@@ -14,7 +14,7 @@ ARGS ?=
 # Settings of the shell must not reach the tests.
 TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
 
-.PHONY: help install demo up test test-all faults lint format bench migrate lock clean
+.PHONY: help install demo up test test-all faults soak lint format bench migrate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ faults: $(STAMP) ## Attack it: every row of the fault matrix, with its table (AR
 	  for tool in strace faketime; do \
 	    command -v $$tool >/dev/null || { apt-get update -qq && apt-get install -y -qq $$tool; } || true; done; fi
 	$(TESTS) tests -m "fault or faults" --fault-table build/faults.json $(ARGS)
+
+soak: $(STAMP) ## Load and random faults together (MINUTES=10, SEED=…); build/soak.json
+	env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m tests.faults.soak \
+	  --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMP) ## Style, types and import contracts
 	$(BIN)/ruff check .

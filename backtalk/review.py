@@ -92,7 +92,7 @@ def decide_item(
     if repeated is not None:
         return repeated
     if item.closed_at is not None:
-        raise ItemChanged(_describe_decision(session, item))
+        raise _make_refusal(session, item)
     check_etag(item, if_match)
     if action in (Action.SKIP, Action.FLAG):
         return _pass_on(session, item, caller, action, submission)
@@ -254,9 +254,16 @@ def _decide(
     return decision
 
 
-def _describe_decision(session: Session, item: ReviewItem) -> str:
+def _make_refusal(session: Session, item: ReviewItem) -> ItemChanged:
+    """Says who was first, when, and with what label: whoever repeats a call that he heard nothing of sees
+    that it was his own."""
     decision = find_final(session, item_id=item.id)
     if decision is None:
-        return "This item is no longer open: what it was about was withdrawn."
+        return ItemChanged("This item is no longer open: what it was about was withdrawn.")
     said = f"as {decision.label!r}" if decision.label else "as teaching nothing"
-    return f"Decided {said} by {decision.actor} already. Ask for the next items."
+    return ItemChanged(
+        f"Decided {said} by {decision.actor} already. Ask for the next items.",
+        decided_by=decision.actor,
+        decided_at=decision.created_at.isoformat(),
+        decided_label=decision.label,
+    )

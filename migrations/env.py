@@ -1,10 +1,14 @@
 """How Alembic reaches the database: one transaction per migration, and never a long wait for a lock."""
 
 import os
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection, NullPool, create_engine, text
 
+from backtalk import schema
 from backtalk.config import Settings
 from backtalk.tables import Base
 
@@ -26,14 +30,26 @@ def _run(connection: Connection) -> None:
         connection.execute(text("SET lock_timeout = '120s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
         connection.execute(text("SET lock_timeout = '5s'"))
+        # Should this process be killed, the server would go on with its statement, and hold all its locks.
+        connection.execute(text("SET client_connection_check_interval = '1s'"))
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
         transaction_per_migration=True,
         compare_server_default=True,
+        on_version_apply=_note_oldest_code,
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _note_oldest_code(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
+    """After each migration, in its transaction. Alembic names all four."""
+    del step, run_args
+    assert ctx.connection is not None  # SQL scripts are not made
+    schema.note_oldest_code(ctx.connection, context.script, next(iter(heads), None))
 
 
 def _run_on_own_engine() -> None:

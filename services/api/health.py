@@ -5,7 +5,6 @@ from typing import Any, Literal
 from flask import Response, current_app
 from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from backtalk import schema
@@ -79,13 +78,13 @@ def check_ready() -> Response:
 
 
 def _check_database() -> list[str]:
-    wanted = schema.newest_revision()
+    """What keeps this code from working with the database; a schema that only has more does not."""
     try:
         with get_backend().system.db.reading() as session:
-            found = session.scalar(text("SELECT version_num FROM alembic_version"))
+            misfit = schema.find_misfit(session)
     except SQLAlchemyError as error:
         return [f"the database does not answer as it should: {type(error).__name__}"]
-    return [] if found == wanted else [f"the database is at migration {found}, the code at {wanted}"]
+    return [misfit] if misfit else []
 
 
 def _is_behind(state: ModelState) -> bool:

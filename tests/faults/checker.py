@@ -288,7 +288,7 @@ def i9_the_disk_is_clean(scene: Scene) -> Iterator[str]:
         known = {(v.path, f"{v.path.split('/')[0]}/{v.number}") for v in session.scalars(select(Version))}
     allowed = {path for pair in known for path in pair}
     root = system.versions.root
-    found = [*root.glob("*/.candidates/*"), *root.glob(".jobs/*"), *root.glob("*/[0-9]*")]
+    found = [*root.glob("*/.candidates/*"), *root.glob(".jobs/*"), *root.glob("[a-z0-9]*/[0-9]*")]
     for path in found:
         if path.relative_to(root).as_posix() not in allowed:
             yield f"{path.relative_to(root)} lies in the store, and no row names it"

@@ -147,9 +147,10 @@ def end_fitting(monkeypatch: pytest.MonkeyPatch, ending: int) -> None:
 
 @contextmanager
 def armed(orders: str, log: Path | None = None) -> Iterator[None]:
-    """Failpoints in the test's own process, for a while."""
-    failpoints.arm(orders, log)
+    """Failpoints in the test's own process, for a while. Hits go on to be logged where they were before."""
+    before = failpoints._armed
+    failpoints.arm(orders, log or (before._log if before else None))
     try:
         yield
     finally:
-        failpoints.arm(None, log)
+        failpoints._armed = before

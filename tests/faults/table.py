@@ -7,18 +7,21 @@
 that counts says so itself: `rig.tried(12)`). `only="…"` says what a test covers of a row that asks
 for more; a row of such tests alone counts as `part`, not as held. Tests anywhere may carry the
 marker. With `--fault-table FILE`, as `make faults` has it, the table goes to that file too, and
-rows that no test covers are named.
+rows that no test covers are named. A run over the whole matrix fails where a failpoint of
+`backtalk/failpoints.py` was never hit: an attack that never takes place proves nothing.
 """
 
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from backtalk.failpoints import FAILPOINTS
 
 ROWS = {
     1: "kill -9 of the trainer and its worker in each state",
@@ -121,6 +124,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+def find_unhit(config: pytest.Config) -> list[str]:
+    """Failpoints that no process of any rig came to; of a run over the whole matrix alone, else none."""
+    return sorted(set(FAILPOINTS) - config.stash[HITS]) if _is_whole(config) else []
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """`make faults` without ARGS that leave something out."""
+    everything = all(Path(word).resolve() == config.rootpath / "tests" for word in config.args)
+    return config.getoption("--fault-table") is not None and everything and not config.option.keyword
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and find_unhit(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     rows = [row for row in config.stash[ROWS_RUN].values() if row.outcome != "not run"]
     target: Path | None = config.getoption("--fault-table")
@@ -137,6 +156,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if target is not None:
         missing = sorted(set(ROWS) - {n for n, found in by_row.items() if _result(found) == "held"})
         write(f"{len(ROWS) - len(missing)} of {len(ROWS)} rows held" + _list_missing(missing))
+        unhit = find_unhit(config)
+        if _is_whole(config):
+            write(
+                f"{len(FAILPOINTS) - len(unhit)} of {len(FAILPOINTS)} failpoints hit" + _list_missing(unhit)
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
@@ -159,5 +183,5 @@ def _result(rows: list[Row]) -> str:
     return "part" if all(row.only for row in rows) else "held"
 
 
-def _list_missing(missing: list[int]) -> str:
+def _list_missing(missing: Sequence[object]) -> str:
     return f"; not: {', '.join(map(str, missing))}" if missing else ""

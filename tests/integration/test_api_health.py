@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from backtalk import schema
 from backtalk.db import Database
 from backtalk.events import RunRequested
 from backtalk.outbox import emit
@@ -73,16 +74,35 @@ def test_swaps_and_predictions_are_counted(api: Api, tiny_folder: Path) -> None:
     assert 'backtalk_serving_version{model="animals"} 2.0' in figures
 
 
-def test_a_database_at_another_migration_is_503(api: Api, owner_database: Database) -> None:
-    with owner_database.transaction() as session:
-        head = session.scalar(text("SELECT version_num FROM alembic_version"))
-        session.execute(text("UPDATE alembic_version SET version_num = 'older'"))
-    try:
-        problem = assert_problem(api.client.get("/readyz"), 503, "not-ready")
-        assert "older" in problem["detail"]
-    finally:
+@pytest.mark.parametrize(
+    ("revision", "oldest_code", "ready"),
+    [
+        ("0005", None, False),  # behind
+        ("9999", "9998", False),  # ahead, and something was taken away
+        ("9999", schema.newest_revision(), True),  # ahead, and only more
+        ("9999", None, False),  # who knows
+    ],
+)
+def test_a_database_at_another_migration_is_503_unless_it_is_ahead_and_only_has_more(
+    api: Api, owner_database: Database, revision: str, oldest_code: str | None, ready: bool
+) -> None:
+    def pretend(revision: str, oldest_code: str | None) -> None:
         with owner_database.transaction() as session:
-            session.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head})
+            session.execute(
+                text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+            )
+            note = f"'oldest code: {oldest_code}'" if oldest_code else "NULL"
+            session.execute(text(f"COMMENT ON TABLE alembic_version IS {note}"))
+
+    pretend(revision, oldest_code)
+    try:
+        response = api.client.get("/readyz")
+        if ready:
+            assert response.status_code == 200
+        else:
+            assert revision in assert_problem(response, 503, "not-ready")["detail"]
+    finally:
+        pretend(schema.newest_revision(), schema.newest_revision())
 
 
 # --- figures -----------------------------------------------------------------------------------
