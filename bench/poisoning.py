@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from backtalk.admission import Admitted, Offered, admit, limit_judges
 from backtalk.answers import Past
+from backtalk.doubts import FEWEST, Claim, find_doubts
 from backtalk.draws import draw
 from backtalk.gate import Answers, Evidence, judge
 from backtalk.groups import TRAFFIC_EVAL_SHARE, base_eval_share, draw_side
@@ -31,6 +32,7 @@ from backtalk.learn.backbones import prepare_backbone
 from backtalk.learn.head import fit_head
 from backtalk.learn.held_out import HeadData
 from backtalk.policy import Policy
+from backtalk.reporters import Answered, Source, warn_of
 from backtalk.runtime import Backbone
 from backtalk.states import Origin, Side, Split, Verdict
 from backtalk.suspicion import NEIGHBOURS, weigh
@@ -53,6 +55,8 @@ class Attack:
     capped: bool = True
     believed: float = 0.0  # share of the lies that a careless reviewer approves; 0: automatic approval
     confirms: bool = False  # the liars confirm every wrong answer as well
+    picks: bool = False  # the liars choose what they send: all images of the class
+    audited: float = 0.0  # share of the traffic that is drawn for people, who answer truly
 
 
 ATTACKS = (
@@ -63,10 +67,30 @@ ATTACKS = (
     Attack("one of four flips a whole class, no caps", ("dora",), 1.0, capped=False),
     Attack("three of four flip a whole class", ("bob", "carol", "dora"), 1.0),
     Attack("three of four flip a whole class, no caps", ("bob", "carol", "dora"), 1.0, capped=False),
+    Attack("three of four flip a whole class, a tenth audited", ("bob", "carol", "dora"), 1.0, audited=0.1),
     Attack("the only app flips a whole class", ("dora",), 1.0, apps=("dora",)),
+    Attack("one sends only the class and flips 20 % of it", ("dora",), 0.2, picks=True),
+    Attack("one sends only the class and flips half of it", ("dora",), 0.5, picks=True),
     Attack("one confirms every wrong answer", ("dora",), 0.0, confirms=True),
     Attack("one flips a class, reviewers let half through", ("dora",), 1.0, believed=0.5),
 )
+
+
+@dataclass(frozen=True)
+class Said:
+    """One correction, and what is known of it. `upheld`: what a reviewer said; None where nobody looked."""
+
+    app: str
+    predicted: str
+    reported: str
+    odds: float
+    lie: bool
+    marked: bool
+    upheld: bool | None
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(self.app, self.app, self.predicted, self.reported, self.odds, self.upheld)
 
 
 @dataclass
@@ -78,7 +102,7 @@ class World:
     salt: bytes
     seed: int
     offered: list[Offered] = field(default_factory=list)
-    marks: list[tuple[bool, bool]] = field(default_factory=list)  # lie, marked
+    said: list[Said] = field(default_factory=list)
 
     def digest_of(self, image: int) -> str:
         """Stands for its pixels'."""
@@ -142,9 +166,15 @@ def talk_back(world: World, head: Head, images: NDArray[np.int64], attack: Attac
     """One round of traffic: each image goes to some app, which says what it says."""
     scores = head.scores(world.x[images])
     generator = np.random.default_rng(world.seed * 1000 + int(images[0]))
+    audits = np.random.default_rng(world.seed * 1000 + int(images[1]))
     for image, row in zip(images, scores, strict=True):
         truth, said = int(world.y[image]), int(row.argmax())
         app = attack.apps[int(image) % len(attack.apps)]
+        if attack.picks and (truth == FROM or app in attack.liars):
+            app = attack.liars[0] if truth == FROM else attack.apps[int(image) % (len(attack.apps) - 1)]
+        if audits.random() < attack.audited:
+            _audit(world, int(image), truth, app)
+            continue
         lies = app in attack.liars
         flips = lies and truth == said == FROM and generator.random() < attack.share
         if flips:
@@ -157,6 +187,11 @@ def talk_back(world: World, head: Head, images: NDArray[np.int64], attack: Attac
             _keep(world, int(image), said, app)
 
 
+def _audit(world: World, image: int, truth: int, app: str) -> None:
+    split = {Side.TRAIN: Split.TRAIN, Side.VALIDATION: Split.VALIDATION, Side.EVAL: Split.HOLDOUT}
+    world.add(image, truth, split[_side(world, image)], Origin.AUDIT, app, firm=True)
+
+
 def _side(world: World, image: int) -> Side:
     return draw_side(world.salt, world.digest_of(image), TRAFFIC_EVAL_SHARE)
 
@@ -164,12 +199,24 @@ def _side(world: World, image: int) -> Side:
 def _report(
     world: World, image: int, label: int, row: NDArray[np.float32], app: str, *, lie: bool, attack: Attack
 ) -> None:
-    said = weigh(LABELS[label], LABELS[int(row.argmax())], float(row[label]), _neighbours(world, image))
-    world.marks.append((lie, said.reason is not None))
+    answer = int(row.argmax())
+    found = weigh(LABELS[label], LABELS[answer], float(row[label]), _neighbours(world, image))
     firm = attack.believed > 0  # reviewers look at everything, and let some lies through
-    if firm and lie and draw(world.salt, "careless", str(image)) >= attack.believed:
-        label = int(row.argmax())  # they saw that the answer had been right
-        return _keep(world, image, label, app, firm=True)
+    seen = firm and lie and draw(world.salt, "careless", str(image)) >= attack.believed
+    odds = float(np.log(row[answer] / row[label]))
+    world.said.append(
+        Said(
+            app,
+            LABELS[answer],
+            LABELS[label],
+            odds,
+            lie,
+            marked=found.reason is not None,
+            upheld=not seen if firm else None,
+        )
+    )
+    if seen:  # the answer had been right
+        return _keep(world, image, answer, app, firm=True)
     side = _side(world, image)
     if side is Side.EVAL:
         if firm:
@@ -254,10 +301,54 @@ def play(
             record["live"].append(float(found.mean()))
             record["attacked"].append(float(found[attacked].mean()))
     record["marked"] = {
-        "lies": [sum(m for lie, m in world.marks if lie), sum(lie for lie, _ in world.marks)],
-        "honest": [sum(m for lie, m in world.marks if not lie), sum(not lie for lie, _ in world.marks)],
+        "lies": [sum(s.marked for s in world.said if s.lie), sum(s.lie for s in world.said)],
+        "honest": [sum(s.marked for s in world.said if not s.lie), sum(not s.lie for s in world.said)],
     }
+    record["named"] = report(world.said)
     return record
+
+
+def report(said: list[Said]) -> dict[str, tuple[int, bool]]:
+    """By app: how many lies it told, and whether the report names it."""
+    sources, by_class = [], {}
+    for app in sorted({s.app for s in said}):
+        own = [s for s in said if s.app == app]
+        sources.append(_sum_up(app, own))
+        by_class[app] = [
+            Answered(
+                app,
+                answer,
+                marked=sum(s.marked for s in of),
+                weighed=len(of),
+                wrong=sum(s.upheld is False for s in of),
+                answered=sum(s.upheld is not None for s in of),
+            )
+            for answer in LABELS
+            if (of := [s for s in own if s.predicted == answer])
+        ]
+    warn_of(sources, by_class, find_doubts(s.claim for s in said))
+    return {
+        source.key: (sum(s.lie for s in said if s.app == source.key), bool(source.warnings))
+        for source in sources
+    }
+
+
+def _sum_up(app: str, own: list[Said]) -> Source:
+    counts = dict.fromkeys(
+        ("confirmations", "pending", "disputed", "approved", "approved_by_policy", "rejected", "retracted"), 0
+    )
+    return Source(
+        key=app,
+        app=app,
+        reporters=1,
+        corrections=len(own),
+        marked=sum(s.marked for s in own),
+        weighed=len(own),
+        answered_by_people=sum(s.upheld is not None for s in own),
+        contradicted_by_people=sum(s.upheld is False for s in own),
+        versions=[],
+        **counts,
+    )
 
 
 def summarise(records: list[dict]) -> None:
@@ -265,6 +356,7 @@ def summarise(records: list[dict]) -> None:
     columns = (
         *("attack", "runs", "promoted", "worst against version 1", "worst step", "live at the end"),
         *("attacked class at the end", "its worst seed", "lies marked", "honest marked"),
+        *("liars of five lies or more named", "honest named"),
     )
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for attack in dict.fromkeys((r["attack"], r["capped"]) for r in records):
@@ -278,19 +370,26 @@ def summarise(records: list[dict]) -> None:
         marks = {k: np.sum([r["marked"][k] for r in found], axis=0) for k in ("lies", "honest")}
         shown = {k: f"{v[0] / v[1]:.0%} of {v[1]}" if v[1] else "–" for k, v in marks.items()}
         points = " | ".join(f"{100 * v:+.1f}" for v in (worst, step, last, np.mean(hit), min(hit)))
-        print(f"| {attack[0]} | {runs} | {passed} | {points} | {shown['lies']} | {shown['honest']} |")
+        named = [pair for r in found for pair in r["named"].values()]
+        guilty = [was for lies, was in named if lies >= FEWEST]
+        honest = [was for lies, was in named if not lies]
+        print(
+            f"| {attack[0]} | {runs} | {passed} | {points} | {shown['lies']} | {shown['honest']} "
+            f"| {sum(guilty)} of {len(guilty)} | {sum(honest)} of {len(honest)} |"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", default="", help="attacks with this in their names")
     parser.add_argument("--backbone", default="efficientnet-lite0")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clean, noisy, y = embed(Path(folder), arguments.backbone)
     records = []
-    for attack in ATTACKS:
+    for attack in (attack for attack in ATTACKS if arguments.only in attack.name):
         records += [play(attack, seed, clean, noisy, y) for seed in range(arguments.seeds)]
         print(attack.name, attack.capped, [r["live"][-1:] for r in records[-arguments.seeds :]], flush=True)
     if arguments.out:
