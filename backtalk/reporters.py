@@ -94,13 +94,18 @@ def _find_usual(others: list[Source]) -> float | None:
 
 
 def _warn_of_classes(classes: list[Answered], usual: float) -> list[str]:
-    """Lies about one class drown among the rest of what a key says, so each class is looked at by itself."""
+    """Lies about one class drown among the rest of what a key says, so each class is looked at by itself.
+
+    With many classes one would stand out by chance, so they share the doubt (Bonferroni).
+    """
+    looked_at = sum(max(one.weighed, one.answered) >= FEWEST for one in classes)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, looked_at)
     warnings = []
     for one in classes:
         said = f"of its corrections of answers {one.predicted!r}"
-        if _is_beyond(one.wrong, one.answered, 2 * WRONG_SHARE):
+        if _is_beyond(one.wrong, one.answered, 2 * WRONG_SHARE, confidence):
             warnings.append(f"People found {one.wrong} of {one.answered} {said} wrong.")
-        if _is_beyond(one.marked, one.weighed, max(MARKED_SHARE, 2 * usual)):
+        if _is_beyond(one.marked, one.weighed, max(MARKED_SHARE, 2 * usual), confidence):
             warnings.append(f"{one.marked} of {one.weighed} {said} are marked: nothing supports them.")
     return warnings
 
@@ -121,9 +126,9 @@ def _warn(source: Source, usual: float | None) -> list[str]:
     return warnings
 
 
-def _is_beyond(count: int, of: int, limit: float) -> bool:
+def _is_beyond(count: int, of: int, limit: float, confidence: float = CONFIDENCE) -> bool:
     """Whether the share is beyond the limit whatever chance did (Clopper-Pearson)."""
-    return of >= FEWEST and limit < 1 and float(clopper_pearson_lower(count, of, CONFIDENCE)) > limit
+    return of >= FEWEST and limit < 1 and float(clopper_pearson_lower(count, of, confidence)) > limit
 
 
 # What a person said of a statement's prediction is its newest final decision that is not the policy's. One
