@@ -1,4 +1,4 @@
-"""How the veto of a class against its anchors strikes: wrongly where nothing was lost, rightly where it was."""
+"""How often the veto of a class against its anchors strikes, where nothing was lost and where it was."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ LOSSES = (0.05, 0.1, 0.15, 0.2, 0.3)
 def strike(
     n: NDArray[np.int64], loss: float, discordance: float, anchors: int, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Whether the veto strikes, by class (…): `n` images of each, the same loss against one of the anchors and
-    none against the others, whose answers are drawn apart (answers alike would strike together)."""
+    """Whether the veto strikes, by class (…): `n` images of each, the same loss against one of the anchors
+    and none against the others, whose answers are drawn apart (answers alike would strike together)."""
     counts = []
     for lost in [loss] + [0.0] * (anchors - 1):
         shares = ((discordance - lost) / 2, (discordance + lost) / 2, 1 - discordance)

@@ -1,8 +1,8 @@
 """Feedback as an attack: keys that lie, alone and together, against the whole stack over HTTP.
 
 What must hold: nothing goes live that is worse on digits that nobody else has seen, and the report names
-who lied and nobody else, whether people look at corrections or not. `docs/poisoning.md` has how often it does,
-and what a patient attacker can still do.
+who lied and nobody else, whether people look at corrections or not. `docs/poisoning.md` has how often it
+does, and what a patient attacker can still do.
 """
 
 import json
