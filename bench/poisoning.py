@@ -56,11 +56,13 @@ class Attack:
     believed: float = 0.0  # share of the lies that a careless reviewer approves; 0: automatic approval
     confirms: bool = False  # the liars confirm every wrong answer as well
     picks: bool = False  # the liars choose what they send: all images of the class
+    strange: str = ""  # an honest app whose images are of another kind: black is white
     audited: float = 0.0  # share of the traffic that is drawn for people, who answer truly
 
 
 ATTACKS = (
     Attack("nobody lies"),
+    Attack("nobody lies, one sends another kind", strange="dora"),
     Attack("one of four flips 20 % of a class", ("dora",), 0.2),
     Attack("one of four flips 20 % of a class, no caps", ("dora",), 0.2, capped=False),
     Attack("one of four flips a whole class", ("dora",), 1.0),
@@ -133,18 +135,28 @@ class World:
         return Answers(names, truth, champion.scores(x), candidate.scores(x), anchors[-1].scores(x), past)
 
 
-def embed(folder: Path, name: str) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
-    """Clean and noisy embeddings of all digits, and what they are."""
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings (N, D) of all digits, drawn in three ways, and what they are (N,)."""
+
+    clean: NDArray[np.float16]
+    noisy: NDArray[np.float16]
+    inverted: NDArray[np.float16]
+    y: NDArray[np.int32]
+
+
+def embed(folder: Path, name: str) -> Embedded:
     made = prepare_backbone(name, folder)
     backbone = Backbone(folder / "_backbones" / made.digest, 2)
     pixels, values = load_digits(return_X_y=True)
     generator = np.random.default_rng(0)
     found = []
-    for noise in (0.0, NOISE):
-        inputs = [to_input(_draw(row, noise, generator), backbone.input_size) for row in pixels]
+    for noise, inverted in ((0.0, False), (NOISE, False), (NOISE, True)):
+        drawn = [_draw(row, noise, generator) for row in pixels]
+        inputs = [to_input(255 - one if inverted else one, backbone.input_size) for one in drawn]
         parts = [backbone.embed(np.stack(inputs[i : i + 64])) for i in range(0, len(inputs), 64)]
         found.append(np.concatenate(parts))
-    return found[0], found[1], values.astype(np.int32)
+    return Embedded(*found, values.astype(np.int32))
 
 
 def _draw(row: NDArray[np.float64], noise: float, generator: np.random.Generator) -> NDArray[np.uint8]:
@@ -257,15 +269,16 @@ def fit(world: World, champion: Head | None, taught: set[int], *, capped: bool) 
     return fit_head(data, LABELS, DIGEST, champion, world.seed).head, admitted
 
 
-def play(
-    attack: Attack, seed: int, clean: NDArray[np.float16], noisy: NDArray[np.float16], y: NDArray[np.int32]
-):
+def play(attack: Attack, seed: int, images: Embedded) -> dict:
     """One seed of one attack: what went live, and how it does on what nobody touched."""
+    y = images.y
     order = np.random.default_rng(seed).permutation(len(y))
     base, rest = order[:BASE], order[BASE:]
     traffic, untouched = rest[: ROUNDS * PER_ROUND], rest[ROUNDS * PER_ROUND :]
-    x = noisy.copy()
-    x[base[::2]] = clean[base[::2]]  # the base folder has fewer noisy ones than traffic has
+    x = images.noisy.copy()
+    x[base[::2]] = images.clean[base[::2]]  # the base folder has fewer noisy ones than traffic has
+    strange = [i for i in traffic if attack.apps[int(i) % len(attack.apps)] == attack.strange]
+    x[strange] = images.inverted[strange]
     world = World(x, y, f"salt {seed}".encode(), seed)
     settle_base(world, base)
     taught: set[int] = set()
@@ -387,10 +400,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        clean, noisy, y = embed(Path(folder), arguments.backbone)
+        images = embed(Path(folder), arguments.backbone)
     records = []
     for attack in (attack for attack in ATTACKS if arguments.only in attack.name):
-        records += [play(attack, seed, clean, noisy, y) for seed in range(arguments.seeds)]
+        records += [play(attack, seed, images) for seed in range(arguments.seeds)]
         print(attack.name, attack.capped, [r["live"][-1:] for r in records[-arguments.seeds :]], flush=True)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
