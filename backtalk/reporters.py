@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from backtalk.doubts import Claim, Doubt, find_doubts
 from backtalk.intervals import clopper_pearson_lower
 from backtalk.tables import Model
 
@@ -17,6 +18,7 @@ MARKED_SHARE = 0.20
 #: … or more of its corrections than this were contradicted by others.
 DISPUTED_SHARE = 0.20
 FEWEST = 5  # statements without which a share says nothing
+NEWEST = 20_000  # corrections that are compared with each other
 
 
 @dataclass
@@ -54,20 +56,27 @@ def list_sources(session: Session, model: Model) -> list[Source]:
         learned.setdefault(key, []).append(number)
     rows = session.execute(text(_PEOPLE + _STATEMENTS), parameters).mappings().all()
     sources = [Source(**row, versions=learned.get(row["key"], [])) for row in rows]
-    by_class: dict[str, list[_Class]] = {}
+    by_class: dict[str, list[Answered]] = {}
     for row in session.execute(text(_PEOPLE + _CLASSES), parameters).mappings():
-        by_class.setdefault(row["key"], []).append(_Class(**row))
+        by_class.setdefault(row["key"], []).append(Answered(**row))
+    claims = session.execute(text(_PEOPLE + _CLAIMS), parameters | {"newest": NEWEST}).mappings()
+    warn_of(sources, by_class, find_doubts(Claim(**row) for row in claims))
+    return sorted(sources, key=lambda s: (-len(s.warnings), -(s.marked_share or 0.0), -s.corrections, s.key))
+
+
+def warn_of(sources: list[Source], by_class: dict[str, list["Answered"]], doubts: list[Doubt]) -> None:
+    """Write down why a source deserves a look: what people found, what stands out, what nothing supports."""
     for source in sources:
         others = [other for other in sources if other.app != source.app]
         usual = _find_usual(others)
         source.warnings = _warn(source, usual)
+        source.warnings += [doubt.sentence for doubt in doubts if source.key in doubt.keys]
         if not source.warnings:
             source.warnings = _warn_of_classes(by_class.get(source.key, []), usual or 0.0)
-    return sorted(sources, key=lambda s: (-len(s.warnings), -(s.marked_share or 0.0), -s.corrections, s.key))
 
 
 @dataclass(frozen=True)
-class _Class:
+class Answered:
     """A key's corrections of answers with one label."""
 
     key: str
@@ -84,14 +93,19 @@ def _find_usual(others: list[Source]) -> float | None:
     return min((share for share in shares if share is not None), default=None)
 
 
-def _warn_of_classes(classes: list[_Class], usual: float) -> list[str]:
-    """Lies about one class drown among the rest of what a key says, so each class is looked at by itself."""
+def _warn_of_classes(classes: list[Answered], usual: float) -> list[str]:
+    """Lies about one class drown among the rest of what a key says, so each class is looked at by itself.
+
+    With many classes one would stand out by chance, so they share the doubt (Bonferroni).
+    """
+    looked_at = sum(max(one.weighed, one.answered) >= FEWEST for one in classes)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, looked_at)
     warnings = []
     for one in classes:
         said = f"of its corrections of answers {one.predicted!r}"
-        if _is_beyond(one.wrong, one.answered, 2 * WRONG_SHARE):
+        if _is_beyond(one.wrong, one.answered, 2 * WRONG_SHARE, confidence):
             warnings.append(f"People found {one.wrong} of {one.answered} {said} wrong.")
-        if _is_beyond(one.marked, one.weighed, max(MARKED_SHARE, 2 * usual)):
+        if _is_beyond(one.marked, one.weighed, max(MARKED_SHARE, 2 * usual), confidence):
             warnings.append(f"{one.marked} of {one.weighed} {said} are marked: nothing supports them.")
     return warnings
 
@@ -112,9 +126,9 @@ def _warn(source: Source, usual: float | None) -> list[str]:
     return warnings
 
 
-def _is_beyond(count: int, of: int, limit: float) -> bool:
+def _is_beyond(count: int, of: int, limit: float, confidence: float = CONFIDENCE) -> bool:
     """Whether the share is beyond the limit whatever chance did (Clopper-Pearson)."""
-    return of >= FEWEST and limit < 1 and float(clopper_pearson_lower(count, of, CONFIDENCE)) > limit
+    return of >= FEWEST and limit < 1 and float(clopper_pearson_lower(count, of, confidence)) > limit
 
 
 # What a person said of a statement's prediction is its newest final decision that is not the policy's. One
@@ -171,6 +185,22 @@ LEFT JOIN people d ON d.prediction_id = c.prediction_id
 WHERE c.model_id = :model AND c.key_id IS NOT NULL
 GROUP BY c.key_id, p.label
 ORDER BY c.key_id, p.label
+"""
+
+# Predictions of a version that knew other labels, or whose scores were not recorded, have no odds.
+_CLAIMS = """
+SELECT coalesce(k.name, c.key_id) AS app, c.key_id AS key, p.label AS predicted, c.label AS reported,
+    ln(greatest(p.scores[array_position(m.labels, p.label)], 1e-6)
+        / greatest(p.scores[array_position(m.labels, c.label)], 1e-6))::float8 AS odds,
+    CASE WHEN d.prediction_id IS NOT NULL THEN d.label IS NOT DISTINCT FROM c.label END AS upheld
+FROM corrections c
+JOIN models m ON m.id = c.model_id
+JOIN predictions p ON p.id = c.prediction_id
+LEFT JOIN api_keys k ON k.id = c.key_id
+LEFT JOIN people d ON d.prediction_id = c.prediction_id
+WHERE c.model_id = :model AND c.key_id IS NOT NULL AND c.state <> 'retracted'
+AND c.label <> p.label AND cardinality(p.scores) = cardinality(m.labels)
+ORDER BY c.created_at DESC LIMIT :newest
 """
 
 _VERSIONS = """

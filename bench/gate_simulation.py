@@ -1,6 +1,6 @@
 """The operating curve of the whole gate, by simulation: writes the tables of docs/gate.md and docs/gate.png.
 
-    python -m bench.gate_simulation [--trials N] [--print]
+    python -m bench.gate_simulation [--trials N] [--print] [--classes]
 
 Seeded; under three minutes on one core.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import gate_classes
 from bench.gate_ratchet import Setting, live_through
 from bench.gate_trials import POLICY, World, check_against_judge, conclude, draw
 
@@ -128,6 +129,38 @@ def write_ratchet(lives: int = 250, rounds: int = 30) -> list[str]:
     return [*lines, ""]
 
 
+def write_false_vetoes(trials: int) -> list[str]:
+    lines = [
+        "| discordance | anchors | " + " | ".join(f"n = {n:,}" for n in gate_classes.SIZES) + " |",
+        "|--:|--:|" + "--:|" * len(gate_classes.SIZES),
+    ]
+    for discordance in gate_classes.DISCORDANCES:
+        for anchors in gate_classes.ANCHORS:
+            cells = []
+            for n in gate_classes.SIZES:
+                rng = np.random.default_rng([SEED, n, anchors, round(100 * discordance)])
+                cells.append(percent(gate_classes.strike_wrongly(n, discordance, anchors, trials, rng)))
+            lines.append(f"| {discordance:g} | {anchors} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def write_class_power(trials: int, discordance: float = 0.3) -> list[str]:
+    sizes = gate_classes.CLASS_SIZES
+    lines = [
+        "| lost against an anchor, points | anchors | " + " | ".join(f"{n} images" for n in sizes) + " |",
+        "|--:|--:|" + "--:|" * len(sizes),
+    ]
+    for loss in gate_classes.LOSSES:
+        for anchors in (1, 5):
+            cells = []
+            for n in sizes:
+                rng = np.random.default_rng([SEED, n, anchors, round(100 * loss)])
+                found = gate_classes.strike_rightly(n, loss, discordance, anchors, trials, rng)
+                cells.append(percent(found))
+            lines.append(f"| {100 * loss:.0f} | {anchors} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 # --- the page ------------------------------------------------------------------------------------
 def write_page(sections: dict[str, list[str]]) -> None:
     """Put each section between its markers in docs/gate.md."""
@@ -172,13 +205,21 @@ def draw_picture(rates: Rates) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=20_000, help="of each cell (default 20000)")
+    parser.add_argument("--classes", action="store_true", help="only the tables of classes against anchors")
     parser.add_argument("--print", action="store_true", help="print the tables and write nothing")
     options = parser.parse_args()
+    classes = {
+        "false vetoes": write_false_vetoes(options.trials),
+        "class power": write_class_power(options.trials),
+    }
+    if options.classes:
+        write_page(classes)
+        return
     compared = check_against_judge(np.random.default_rng(SEED))
     print(f"{compared} verdicts agree with backtalk.gate.judge", file=sys.stderr)
     without, rates = write_curves(EMPTY, options.trials)
     filled, more = write_curves(FILLED, options.trials)
-    sections = {
+    sections = classes | {
         "claims": write_claims(5 * options.trials),
         "without": without,
         "filled": filled,

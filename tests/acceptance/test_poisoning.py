@@ -1,8 +1,8 @@
 """Feedback as an attack: keys that lie, alone and together, against the whole stack over HTTP.
 
-What must hold: nothing goes live that is worse on digits that nobody else has seen; the report names who lied
-where people looked, and never somebody honest. Where nobody looks, marks alone are too weak to name liars
-surely: `docs/poisoning.md` says how often they do, and what a patient attacker can still do.
+What must hold: nothing goes live that is worse on digits that nobody else has seen, and the report names
+who lied and nobody else, whether people look at corrections or not. `docs/poisoning.md` has how often it
+does, and what a patient attacker can still do.
 """
 
 import json
@@ -167,11 +167,11 @@ def test_one_key_that_flips_a_fifth_of_a_class_ruins_nothing(
     run = learn(admin, apps)
 
     assert_no_regression(admin, model, untouched, before, run)
-    named = set(list_doubtful(stack, model))
-    assert named <= {apps.key("mallory")}
-    if review == "required":
-        assert named
-        assert apps.key("mallory") in stack.run("status", model)
+    named = list_doubtful(stack, model)
+    assert set(named) == {apps.key("mallory")}
+    said = " ".join(named[apps.key("mallory")])
+    assert ("stand out" if review == "auto" else "People found") in said
+    assert apps.key("mallory") in stack.run("status", model)
 
 
 @pytest.mark.fault(row=28, tries=3)
@@ -194,7 +194,7 @@ def test_keys_that_collude_for_three_rounds_ruin_nothing(
     counts = run["snapshot"]["counts"]
     assert set(counts["capped"]) >= {f"{model}-{liar}" for liar in liars}
     assert counts["left_out"]["capped"] >= sum(counts["capped"].values())
-    assert set(list_doubtful(stack, model)) <= {apps.key(liar) for liar in liars}
+    assert set(list_doubtful(stack, model)) == {apps.key(liar) for liar in liars}
 
 
 @pytest.mark.fault(row=28, tries=1)

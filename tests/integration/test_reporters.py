@@ -85,20 +85,39 @@ def test_the_report_lists_versions_that_learned_from_the_key(api: Api, database:
     assert_problem(refused, 403, "not-allowed")
 
 
+def report_mistakes_and_lies(
+    session: Session, caller: Caller, review: str = "auto"
+) -> list[make.tables.Prediction]:
+    """Thirty corrections where the model was unsure, and six where it was sure; the latter."""
+    for _ in range(30):
+        prediction = predict(session, scores=[0.4, 0.6], key_id=caller.key_id, policy={"review": review})
+        prediction.label = "dog"
+        session.flush()
+        correct(session, prediction, "cat", caller)
+    return report(session, caller, 6, 0.001)
+
+
 def test_lies_about_one_class_do_not_drown_in_what_else_a_key_says(database: Database):
     with database.reading() as session:
-        mallory = speaker(session, "mallory")
-        for _ in range(30):
-            prediction = predict(session, scores=[0.4, 0.6], key_id="mallory", policy={"review": "auto"})
-            prediction.label = "dog"
-            session.flush()
-            correct(session, prediction, "cat", mallory)
-        report(session, mallory, 6, 0.001)
+        report_mistakes_and_lies(session, speaker(session, "mallory"))
         (source,) = reporters.list_sources(session, session.query(Model).one())
     assert source.marked_share == 6 / 36
-    assert source.warnings == [
-        "6 of 6 of its corrections of answers 'cat' are marked: nothing supports them."
-    ]
+    (warning,) = source.warnings
+    assert warning.startswith(
+        "6 corrections of 'cat' to 'dog' stand out: the champion held its answer 999 times"
+    )
+    assert warning.endswith("as likely as that label, in other corrections 1.5 times. Look at a few.")
+
+
+def test_who_stands_out_is_cleared_when_people_have_upheld_a_few(database: Database):
+    with database.reading() as session:
+        mallory = speaker(session, "mallory")
+        for prediction in report_mistakes_and_lies(session, mallory, "required")[:5]:
+            approve(session, prediction)
+        report(session, mallory, 5, 0.001)
+        (source,) = reporters.list_sources(session, session.query(Model).one())
+    assert (source.answered_by_people, source.contradicted_by_people) == (5, 0)
+    assert not any("stand out" in warning for warning in source.warnings)
 
 
 def test_a_majority_that_colludes_does_not_hide_itself(database: Database):
