@@ -1,8 +1,8 @@
 """The policy of a model as a form, made from `backtalk.policy.Policy` itself.
 
 The form carries the policy that it was made from. Where that is not the policy any more, nothing is changed:
-the form comes again, with what others changed and with what was typed. (A number would not do: a rollback sets
-`hold` without counting up the policy's version, and an old form must not lift it.)
+the form comes again, with what others changed and with what was typed. (A number would not do: a rollback
+sets `hold` without counting up the policy's version, and an old form must not lift it.)
 """
 
 import json
