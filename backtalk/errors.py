@@ -103,6 +103,10 @@ class BackupInvalid(InvalidInput):
     """A backup that is not whole, was changed, or is of another release."""
 
 
+class InvalidCertificate(InvalidInput):
+    """A certificate or key that TLS cannot be spoken with."""
+
+
 class InvalidCursor(InvalidInput):
     pass
 
