@@ -83,5 +83,5 @@ ENV BACKTALK_API_HOST=0.0.0.0
 EXPOSE 8000
 # Liveness only: an orchestrator that restarts on this must not do so because the database is away.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+    CMD ["python", "-m", "services.probe", "/livez"]
 CMD ["gunicorn", "-c", "python:services.gunicorn_conf"]

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import audit
 from backtalk.db import lock_model
-from backtalk.errors import ModelNotFound
+from backtalk.errors import ModelNotFound, VersionNotFound
 from backtalk.events import VersionPromoted
 from backtalk.failpoints import failpoint
 from backtalk.ledger import append_entry
@@ -34,9 +34,11 @@ class Change:
 
 
 def get_model(session: Session, name: str, *, for_update: bool = False) -> Model:
-    """Raises ModelNotFound."""
+    """With `for_update` as it is once nobody else can change it. Raises ModelNotFound."""
     statement = select(Model).where(Model.name == name)
-    model = session.scalar(statement.with_for_update() if for_update else statement)
+    if for_update:
+        statement = statement.with_for_update().execution_options(populate_existing=True)
+    model = session.scalar(statement)
     if model is None:
         raise ModelNotFound(f"There is no model {name!r}.")
     return model
@@ -47,6 +49,14 @@ def get_champion(session: Session, model_id: int) -> Version:
     return session.scalars(
         select(Version).where(Version.model_id == model_id, Version.state == VersionState.LIVE)
     ).one()
+
+
+def get_version(session: Session, model: Model, number: int | None) -> Version:
+    """Raises VersionNotFound."""
+    version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
+    if version is None:
+        raise VersionNotFound(f"{model.name} has no version {number}.")
+    return version
 
 
 def locate(system: System, version: Version) -> Path:

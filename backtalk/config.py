@@ -1,15 +1,17 @@
 """Settings, from `BACKTALK_*` variables; a secret may come from the file that `BACKTALK_*_FILE` names."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from backtalk import failpoints
 
 PREFIX = "BACKTALK_"
+Network = IPv4Network | IPv6Network
 
 
 class Settings(BaseSettings):
@@ -45,7 +47,12 @@ class Settings(BaseSettings):
     inference_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="Interpreters per backbone."
     )
-    cookie_secure: bool = Field(False, description="Set behind HTTPS: cookies then get `Secure`.")
+    cookie_secure: bool = Field(False, description="All cookies get `Secure`, whatever a request came over.")
+    tls_cert: Path | None = Field(None, description="Certificate with its chain, PEM: HTTPS instead of HTTP.")
+    tls_key: Path | None = Field(None, description="Its key, PEM, without a password.")
+    trusted_proxies: str | None = Field(
+        None, description="Addresses and networks, by commas, whose X-Forwarded-For and -Proto are believed."
+    )
 
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest upload, in bytes.")
     max_pixels: int = Field(25_000_000, ge=1, description="Largest image, in pixels.")
@@ -83,6 +90,18 @@ class Settings(BaseSettings):
     failpoints: str | None = Field(None, description="For tests of faults: see backtalk/failpoints.py.")
     failpoint_log: Path | None = Field(None, description="For tests: a line for each failpoint that is hit.")
 
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both BACKTALK_TLS_CERT and BACKTALK_TLS_KEY (--tls-cert, --tls-key)")
+        return self
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_networks(cls, value: str | None) -> str | None:
+        _read_networks(value or "")
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _known_level(cls, value: str) -> str:
@@ -110,6 +129,10 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def trusted_networks(self) -> list[Network]:
+        return _read_networks(self.trusted_proxies or "")
+
+    @property
     def store_path(self) -> Path:
         return (self.store or self.home / "models_store").absolute()
 
@@ -134,8 +157,17 @@ class Settings(BaseSettings):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+            lines = [_describe(e["loc"], e["msg"]) for e in error.errors()]
             raise ValueError("bad settings:\n  " + "\n  ".join(lines)) from None
+
+
+def _describe(location: tuple[int | str, ...], message: str) -> str:
+    return f"{PREFIX}{str(location[0]).upper()}: {message}" if location else message
+
+
+def _read_networks(text: str) -> list[Network]:
+    """Raises ValueError: one of them is neither an address nor a network."""
+    return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 def _read_secret_files() -> dict[str, str]:

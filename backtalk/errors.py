@@ -111,6 +111,10 @@ class DatasetInvalid(InvalidInput):
     """A folder that is no dataset, or not as it was written."""
 
 
+class InvalidCertificate(InvalidInput):
+    """A certificate or key that TLS cannot be spoken with."""
+
+
 class InvalidCursor(InvalidInput):
     pass
 

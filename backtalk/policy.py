@@ -4,12 +4,12 @@ import re
 from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from backtalk.errors import InvalidPolicy
 from backtalk.states import ReviewPolicy, RunKind
 
-_CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+_CLOCK = re.compile(r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
 _MANY = 1_000_000
 
 
@@ -23,7 +23,11 @@ class Policy(BaseModel):
         50, ge=1, le=_MANY, description="Decided statements with a right label that start a run."
     )
     min_per_class: int = Field(0, ge=0, le=_MANY, description="And so many of each label among them.")
-    nightly: str | None = Field("02:00", description="Local time HH:MM of the nightly run, or null.")
+    nightly: str | None = Field(
+        "02:00",
+        description="Local time HH:MM of the nightly run, or null.",
+        json_schema_extra={"pattern": _CLOCK.pattern},
+    )
     nightly_kind: RunKind = Field(RunKind.HEAD, description="Kind of the nightly run.")
     nightly_recipe: str = Field(
         "default", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Recipe of nightly full runs."
@@ -64,6 +68,17 @@ class Policy(BaseModel):
         le=36_500,
         description="Days after which the pictures of predictions without feedback are deleted.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """No number from `false` or "50", no yes from 1: who says such a thing meant something else."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError("use true or false")
+        if kind in (int, float, Literal[1, 2]) and isinstance(value, bool | str):
+            raise ValueError("use a number")
+        return value
 
     @field_validator("nightly")
     @classmethod

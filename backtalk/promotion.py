@@ -1,33 +1,30 @@
-"""Judges candidates and changes champions: by verdict, by a person, and back."""
+"""Judges candidates and changes champions: by verdict, or by a person."""
 
 import logging
 from time import monotonic
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backtalk import champions, items, runs
+from backtalk import champions, interventions, items, runs
 from backtalk.callers import Caller
 from backtalk.embeddings import EmbeddingGone
-from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
-from backtalk.events import CandidatePassed, ChampionChanged, VersionRolledBack
+from backtalk.errors import ArtefactInvalid, LeaseLost
+from backtalk.events import CandidatePassed, ChampionChanged
 from backtalk.evidence import Contest, gather_evidence, get_contest
 from backtalk.failpoints import around_commit, failpoint
 from backtalk.gate import Judgement, judge
-from backtalk.ledger import find_previous_champion
+from backtalk.interventions import Changed
 from backtalk.outbox import emit
 from backtalk.policy import Policy
 from backtalk.runs import Claim
 from backtalk.states import RunKind, RunState, Verdict, VersionState
-from backtalk.store import verify_sums
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Prediction, Run, Version
 
 log = logging.getLogger(__name__)
 
-PROMOTABLE = (VersionState.CANDIDATE, VersionState.INCONCLUSIVE, VersionState.RETIRED)
 OFFERED_AT_MOST = 50  # images behind one veto that are offered for review
 
 
@@ -71,7 +68,7 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     run = runs.get_run(session, claim.run_id)
     model = session.get_one(Model, claim.model_id)
     generation = model.generation  # read first: a change after this loses the compare-and-set
-    contest = get_contest(session, model, get_version(session, model, run.version))
+    contest = get_contest(session, model, champions.get_version(session, model, run.version))
     if run.kind == RunKind.HEAD and contest.candidate.backbone_digest != contest.champion.backbone_digest:
         _supersede(session, claim, contest)
         return
@@ -88,14 +85,6 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     )
     _act_on(session, claim, model, contest.candidate, judgement)
     log.info("run %s: %s. %s", claim.run_id, judgement.verdict, judgement.reason)
-
-
-def get_version(session: Session, model: Model, number: int | None) -> Version:
-    """Raises VersionNotFound."""
-    version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
-    if version is None:
-        raise VersionNotFound(f"{model.name} has no version {number}.")
-    return version
 
 
 def _supersede(session: Session, claim: Claim, contest: Contest) -> None:
@@ -159,7 +148,7 @@ def _quarantine(system: System, claim: Claim, reason: str) -> None:
     with system.db.transaction() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
-        get_version(session, model, run.version).state = VersionState.QUARANTINED
+        champions.get_version(session, model, run.version).state = VersionState.QUARANTINED
         runs.end_run(session, claim, RunState.FAILED, reason)
 
 
@@ -173,7 +162,7 @@ def promote_run(system: System, run_id: str) -> None:
     with system.db.reading() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
-        version = get_version(session, model, run.version)
+        version = champions.get_version(session, model, run.version)
     try:
         path = champions.publish(system, model, version)
     except ArtefactInvalid as error:
@@ -235,61 +224,19 @@ def _lose(session: Session, claim: Claim, model_id: int) -> None:
     emit(session, ChampionChanged(model_id=model_id, run_id=str(claim.run_id)))
 
 
-def promote_version(system: System, *, model_name: str, number: int, caller: Caller) -> dict[str, Any]:
-    """A person makes a version live whose artefact verifies, whatever the gate said short of `rejected`.
-
-    Raises:
-        ModelNotFound, VersionNotFound
-        Conflict: it is live already, or in no state to be promoted.
-        ArtefactInvalid: its files are not what was verified.
-    """
-    with system.db.reading() as session:
-        model = champions.get_model(session, model_name)
-        version = get_version(session, model, number)
-    if version.state == VersionState.LIVE:
-        raise Conflict(f"Version {number} of {model_name} is live already.")
-    if version.state not in PROMOTABLE or version.pruned_at is not None:
-        state = "pruned" if version.pruned_at is not None else version.state
-        raise Conflict(f"Version {number} of {model_name} is {state} and cannot be promoted.")
-    path = champions.publish(system, model, version)
-    change = champions.Change(action="promote", actor=caller.actor, path=path, detail={"by": "person"})
-    return _change_by_person(system, model_name, number, change)
-
-
-def rollback_model(system: System, *, model_name: str, caller: Caller) -> dict[str, Any]:
-    """Back to the version that the champion took over from, at once; sets `hold`.
-
-    Raises:
-        ModelNotFound
-        NothingToRollBack: the champion is the first version.
-        ArtefactInvalid: the files of the one before are not what was verified.
-    """
-    with system.db.reading() as session:
-        model = champions.get_model(session, model_name)
-        number = find_previous_champion(session, model.id, model.live_version or 0)
-        if number is None:
-            raise NothingToRollBack(f"{model_name} has no earlier version than {model.live_version}.")
-        version = get_version(session, model, number)
-    if version.pruned_at is None:
-        verify_sums(champions.locate(system, version), version.artefact_digest)
-    change = champions.Change(
-        action="rollback", actor=caller.actor, path=version.path, detail={"by": "person"}
-    )
-    return _change_by_person(system, model_name, number, change)
-
-
-def _change_by_person(
-    system: System, model_name: str, number: int, change: "champions.Change"
-) -> dict[str, Any]:
+def promote_version(system: System, *, model_name: str, number: int, caller: Caller) -> Changed:
+    """`interventions.promote_version` in a transaction of its own, and models.config after it."""
     with system.db.transaction() as session:
-        model = champions.get_model(session, model_name, for_update=True)
-        generation = champions.change_champion(
-            session, model.id, number, seen=model.generation, change=change, unless_held=False
+        changed = interventions.promote_version(
+            session, system, model_name=model_name, number=number, caller=caller
         )
-        assert generation is not None  # the row was locked
-        around_commit(session, "rollback" if change.action == "rollback" else "promotion")
-        champions.log_change(session, model_name, number, change)
-        if change.action == "rollback":
-            emit(session, VersionRolledBack(model_id=model.id, version=number))
     champions.rewrite_models_config(system)
-    return {"model": model_name, "version": number, "generation": generation}
+    return changed
+
+
+def rollback_model(system: System, *, model_name: str, caller: Caller) -> Changed:
+    """`interventions.rollback_model` in a transaction of its own, and models.config after it."""
+    with system.db.transaction() as session:
+        changed = interventions.rollback_model(session, system, model_name=model_name, caller=caller)
+    champions.rewrite_models_config(system)
+    return changed

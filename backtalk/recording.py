@@ -18,11 +18,12 @@ from pgvector import HalfVector
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from backtalk.db import Database, get_driver, new_id
 from backtalk.errors import Unavailable
 from backtalk.events import AuditDrawn
-from backtalk.failpoints import failpoint
+from backtalk.failpoints import around_commit, failpoint
 
 _ROUNDS = 5
 _log = logging.getLogger(__name__)
@@ -126,29 +127,42 @@ SELECT count(*) FROM told
 """
 
 
-def record_predictions(database: Database, records: Sequence[Recordable]) -> None:
+def record_predictions(
+    database: Database, records: Sequence[Recordable], within: Session | None = None
+) -> None:
     """Write all of them down, or none.
+
+    Args:
+        within: the transaction that they become a part of; else they have one of their own.
 
     Raises:
         Unavailable: nothing was recorded, so nothing may be answered.
     """
-    failpoint("recording.before_commit")
     try:
+        if within is not None:
+            around_commit(within, "recording")
+            _record_all(within, records)
+            return
+        failpoint("recording.before_commit")
         if len(records) == 1:  # autocommit: one round trip instead of three
             with database.statement() as connection:
                 _record(connection, records[0])
         else:
             with database.transaction() as session:
-                connection = get_driver(session.connection())
-                # One order for everybody: two batches with the same pictures must not wait for each other.
-                for record in sorted(records, key=lambda record: record.pixels_sha256):
-                    _record(connection, record)
+                _record_all(session, records)
     except (psycopg.Error, SQLAlchemyError) as error:
         _log.warning("%d predictions could not be recorded: %s", len(records), error)
         raise Unavailable(
             "The prediction could not be recorded, so it is not answered. Try again."
         ) from error
     failpoint("recording.after_commit")
+
+
+def _record_all(session: Session, records: Sequence[Recordable]) -> None:
+    connection = get_driver(session.connection())
+    # One order for everybody: two batches with the same pictures must not wait for each other.
+    for record in sorted(records, key=lambda record: record.pixels_sha256):
+        _record(connection, record)
 
 
 def _record(connection: psycopg.Connection[Any], record: Recordable) -> None:

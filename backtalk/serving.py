@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from backtalk import images
 from backtalk.callers import Caller
@@ -79,8 +80,12 @@ class LiveModels:
         """See `LiveVersions.states`."""
         return self.versions.states()
 
-    def predict(self, model_name: str, pictures: Sequence[bytes], caller: Caller) -> PredictedBatch:
+    def predict(
+        self, model_name: str, pictures: Sequence[bytes], caller: Caller, within: Session | None = None
+    ) -> PredictedBatch:
         """Answer for each picture (JPEG, PNG or WebP as it came), after recording every answer.
+
+        With `within` they are recorded in that transaction: what is returned holds once that is committed.
 
         Raises:
             ModelNotFound, NoVersionInService: nothing can answer.
@@ -97,7 +102,7 @@ class LiveModels:
             _make_record(served, caller.key_id, *answered)
             for answered in zip(taken, embeddings, scores, strict=True)
         ]
-        record_predictions(self._database, records)
+        record_predictions(self._database, records, within)
         self._look_again(taken)
         predictions = [
             Predicted(str(record.prediction_id), record.label, max(record.scores), record.scores)

@@ -612,7 +612,9 @@ class IdempotencyKey(Base):
     body_sha256: Mapped[str]  # of method, path and body
     status: Mapped[int]
     response: Mapped[Json]
+    generation: Mapped[int | None]  # of the model that the answer speaks of
     created_at: Mapped[datetime] = _now()
+    __table_args__ = (Index("ix_idempotency_keys_created_at", "created_at"),)
 
 
 class AuditEntry(Base):

@@ -16,7 +16,7 @@ write() { # name value
   fi
 }
 
-mkdir -p deploy/secrets models_store
+mkdir -p deploy/secrets deploy/tls/certs models_store
 chmod 700 deploy/secrets
 write postgres_password "$(random)"
 write redis_password "$(random)"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backtalk.config import Settings
+from services.tls import Contexts
 
 SPARE_THREADS = 8
 
@@ -38,6 +39,18 @@ limit_request_field_size = 8190
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  # no secret is written there
 # Nobody commands a running server here, and the default is one socket for all servers of a user.
 control_socket_disable = True
+
+# What a proxy says of the caller is believed or not in one place: services/proxies.py.
+forwarded_allow_ips = ""
+
+if _settings.tls_cert is not None and _settings.tls_key is not None:
+    certfile, keyfile = str(_settings.tls_cert), str(_settings.tls_key)
+    _contexts = Contexts(_settings.tls_cert, _settings.tls_key)
+
+    def ssl_context(_conf: Any, _default: Any) -> Any:
+        """Asked for with each connection."""
+        return _contexts.get()
+
 
 loglevel = _settings.log_level.lower()
 logconfig_dict = {

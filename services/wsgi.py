@@ -9,6 +9,7 @@ from backtalk.serving import LiveModels
 from backtalk.system import System
 from services.api.app import make_app
 from services.backend import Backend
+from services.proxies import TrustedProxies
 from services.review import blueprint as pages
 
 #: A caller hears within 3 s that the database is away: half a second to find a resting connection dead and
@@ -49,4 +50,7 @@ def create_app(*, system: System | None = None, live: LiveModels | None = None) 
             live.start()
     app = make_app(Backend(system, live))
     app.register_blueprint(pages)
+    networks = system.settings.trusted_networks
+    if networks:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, networks)  # type: ignore[method-assign]
     return app

@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 
 import psutil
 
@@ -23,8 +24,11 @@ class Gunicorn:
 
     process: "subprocess.Popen[bytes]"
     port: int
+    tls: ssl.SSLContext | None = None  # of a client, where it speaks TLS
 
     def connect(self, timeout_s: float = 30.0) -> HTTPConnection:
+        if self.tls is not None:
+            return HTTPSConnection("127.0.0.1", self.port, timeout=timeout_s, context=self.tls)
         return HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
 
     def ask(self, method: str, path: str, **values: object) -> HTTPResponse:
@@ -54,8 +58,13 @@ class Gunicorn:
 
 
 @contextmanager
-def serve_gunicorn(settings: Settings, **variables: str) -> Iterator[Gunicorn]:
-    """Gunicorn over the rows and files of `settings`; `variables` are further settings, unprefixed."""
+def serve_gunicorn(
+    settings: Settings, *, tls: ssl.SSLContext | None = None, **variables: str
+) -> Iterator[Gunicorn]:
+    """Gunicorn over the rows and files of `settings`; `variables` are further settings, unprefixed.
+
+    With `tls`, a client's context, they name a certificate that it trusts.
+    """
     port = free_port()
     ours = {
         "HOME": str(settings.home),
@@ -69,7 +78,7 @@ def serve_gunicorn(settings: Settings, **variables: str) -> Iterator[Gunicorn]:
         [sys.executable, "-m", "gunicorn", "-c", "python:services.gunicorn_conf"],
         env=os.environ | {f"BACKTALK_{name}": value for name, value in ours.items()},
     )
-    server = Gunicorn(process, port)
+    server = Gunicorn(process, port, tls)
     try:
         _wait_until_it_listens(server)
         yield server
@@ -87,10 +96,8 @@ def _wait_until_it_listens(server: Gunicorn) -> None:
         assert server.process.poll() is None, "gunicorn ended at its start"
         assert time.monotonic() < deadline, "gunicorn did not start"
         try:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
-                raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                if raw.recv(4096):
-                    return
-        except OSError:
+            server.ask("GET", "/livez", headers={"Connection": "close"})
+            return
+        except (OSError, HTTPException):
             pass
         time.sleep(0.05)

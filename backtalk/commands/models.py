@@ -12,6 +12,7 @@ from backtalk.states import RunKind
 
 if TYPE_CHECKING:
     from backtalk.creation import Created
+    from backtalk.interventions import Changed
 
 LARGE_GROUP = 0.05  # of all images: above it the sides are drawn in lumps
 _SHOWN = 20  # skipped files that are listed one by one
@@ -147,7 +148,7 @@ def promote(name: str, number: int, home: Path | None) -> None:
     with open_system(home, "promote") as system:
         changed = promotion.promote_version(system, model_name=name, number=number, caller=CLI)
         _tell_change(changed)
-        report_replicas(system, name, changed["generation"])
+        report_replicas(system, name, changed.generation)
 
 
 @click.command()
@@ -161,13 +162,11 @@ def rollback(name: str, home: Path | None) -> None:
         changed = promotion.rollback_model(system, model_name=name, caller=CLI)
         _tell_change(changed)
         click.echo(f"{name} is on hold now; `backtalk policy set {name} hold=false` lifts that.", err=True)
-        report_replicas(system, name, changed["generation"])
+        report_replicas(system, name, changed.generation)
 
 
-def _tell_change(changed: dict[str, Any]) -> None:
-    click.echo(
-        f"{changed['model']}: version {changed['version']} is live, generation {changed['generation']}."
-    )
+def _tell_change(changed: "Changed") -> None:
+    click.echo(f"{changed.model}: version {changed.version} is live, generation {changed.generation}.")
 
 
 def _print_policy(values: dict[str, Any]) -> None:

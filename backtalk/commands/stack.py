@@ -12,17 +12,22 @@ from backtalk.errors import Unavailable
 
 #: What the demo needs beyond the stack.
 DEMO_NEEDS = ("elpv_dataset", "httpx", "matplotlib", "plotext", "demo")
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the API and pages; 0 picks a free one.")
 @click.option("--host", help="Address to listen on; 127.0.0.1 unless set.")
+@click.option("--tls-cert", type=_FILE, help="Certificate with its chain, PEM: HTTPS instead of HTTP.")
+@click.option("--tls-key", type=_FILE, help="Its key, PEM, without a password.")
 @home_option
-def up(port: int | None, host: str | None, home: Path | None) -> None:
+def up(
+    port: int | None, host: str | None, tls_cert: Path | None, tls_key: Path | None, home: Path | None
+) -> None:
     """Run everything on this machine until Ctrl-C."""
     from backtalk import embedded
 
-    settings = load_settings(home=home, api_port=port, api_host=host)
+    settings = load_settings(home=home, api_port=port, api_host=host, tls_cert=tls_cert, tls_key=tls_key)
     with embedded.open_stack(settings) as stack:
         try:
             info = stack.start()

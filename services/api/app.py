@@ -1,7 +1,5 @@
 """The JSON API as a Flask app; `services.wsgi` joins the pages to it."""
 
-from typing import Any
-
 from flask_openapi import Info, OpenAPI, SecurityScheme
 from werkzeug.routing import BaseConverter
 
@@ -10,6 +8,7 @@ from services.api import (
     admission,
     auth,
     docs_page,
+    document,
     errors,
     feedback,
     health,
@@ -78,7 +77,7 @@ def make_app(backend: Backend) -> OpenAPI:
     ):
         app.register_api(resource.blueprint)
     app.register_blueprint(docs_page.blueprint)
-    _drop_refusals_that_cannot_be(app.api_doc)  # made now: later, two requests could make it at once
+    document.complete(app.api_doc)  # made now: later, two requests could make it at once
     return app
 
 
@@ -92,11 +91,3 @@ def _register_hooks(app: OpenAPI, backend: Backend) -> None:
     limits.register(app, settings)
     intake.register_reading(app)
     admission.register_turns(app)
-
-
-def _drop_refusals_that_cannot_be(document: dict[str, Any]) -> None:
-    """flask-openapi says 422 of every operation, also where nothing is asked that could be wrong."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            if "application/json" in operation["responses"]["422"]["content"]:
-                del operation["responses"]["422"]

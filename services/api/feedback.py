@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from backtalk import feedback, receipts
 from backtalk.states import ConfirmationState, CorrectionState, Scope
 from services.api.auth import require
-from services.api.idempotency import answer_once
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer, body_may_be_missing
 from services.api.shapes import Answer, Body, IdempotencyHeader, Line, Note, name_operation, problems
 from services.backend import get_backend
@@ -80,7 +80,7 @@ def create_correction(path: PredictionPath, header: IdempotencyHeader, body: Cor
     """The same reporter again replaces his own pending statement; statements that differ are disputed."""
     with get_backend().system.db.transaction() as session:
 
-        def record() -> tuple[int, BaseModel]:
+        def record() -> Outcome:
             made = feedback.record_correction(
                 session,
                 caller=g.caller,
@@ -89,7 +89,7 @@ def create_correction(path: PredictionPath, header: IdempotencyHeader, body: Cor
                 reporter=body.reporter,
                 note=body.note,
             )
-            return 201, Stated(id=str(made.id), state=CorrectionState(made.state))
+            return Outcome(201, Stated(id=str(made.id), state=CorrectionState(made.state)))
 
         return answer_once(session, g.caller, header.idempotency_key, body, record)
 
@@ -109,11 +109,11 @@ def create_confirmation(path: PredictionPath, header: IdempotencyHeader, body: C
     """The same reporter again changes nothing."""
     with get_backend().system.db.transaction() as session:
 
-        def record() -> tuple[int, BaseModel]:
+        def record() -> Outcome:
             made = feedback.record_confirmation(
                 session, caller=g.caller, prediction_id=path.prediction, reporter=body.reporter
             )
-            return 201, Confirmed(id=str(made.id), state=ConfirmationState(made.state))
+            return Outcome(201, Confirmed(id=str(made.id), state=ConfirmationState(made.state)))
 
         return answer_once(session, g.caller, header.idempotency_key, body, record)
 

@@ -5,7 +5,8 @@ of two at once the second waits for the first (its INSERT meets the first one's 
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from flask import Response, json, request
 from pydantic import BaseModel
@@ -16,33 +17,50 @@ from sqlalchemy.orm import Session
 from backtalk.callers import Caller
 from backtalk.errors import Conflict, IdempotencyKeyReused
 from backtalk.tables import IdempotencyKey
+from services.api.intake import answer
 
 _LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Outcome(NamedTuple):
+    """What a call did, as its answer says it."""
+
+    status: int
+    body: BaseModel
+    generation: int | None = None  # of the model, for the header
 
 
 def answer_once(
     session: Session,
     caller: Caller,
     key: str | None,
-    body: BaseModel,
-    effect: Callable[[], tuple[int, BaseModel]],
+    said: BaseModel | Iterable[bytes],
+    effect: Callable[[], Outcome],
 ) -> Response:
     """Run `effect` unless this key got its answer before; then give that answer again.
+
+    Args:
+        session: of the transaction that `effect` works in.
+        said: what the call says beyond its method and path: the body as it was understood, or its parts.
 
     Raises:
         IdempotencyKeyReused: the key came with another method, path or body.
         Conflict: the first call with this key is still going on.
     """
     if key is None:
-        status, made = effect()
-        return Response(made.model_dump_json(), status, mimetype="application/json")
-    owner, digest = caller.key_id or caller.actor, _digest(body)
+        return _answer(effect())
+    owner, digest = caller.key_id or caller.actor, _digest(said)
     if not _reserve(session, owner, key, digest):
         return _repeat(session, owner, key, digest)
-    status, made = effect()
+    made = effect()
     row = session.get_one(IdempotencyKey, (owner, key))
-    row.status, row.response = status, made.model_dump(mode="json")
-    return Response(made.model_dump_json(), status, mimetype="application/json")
+    row.status, row.generation = made.status, made.generation
+    row.response = made.body.model_dump(mode="json")
+    return _answer(made)
+
+
+def _answer(made: Outcome) -> Response:
+    return answer(made.body, made.status, generation=made.generation)
 
 
 def _reserve(session: Session, owner: str, key: str, digest: str) -> bool:
@@ -64,9 +82,17 @@ def _repeat(session: Session, owner: str, key: str, digest: str) -> Response:
         )
     response = Response(json.dumps(row.response), row.status, mimetype="application/json")
     response.headers["Idempotency-Replayed"] = "true"
+    if row.generation is not None:
+        response.headers["Backtalk-Generation"] = str(row.generation)
     return response
 
 
-def _digest(body: BaseModel) -> str:
-    said = f"{request.method}\n{request.path}\n{body.model_dump_json()}"
-    return hashlib.sha256(said.encode()).hexdigest()
+def _digest(said: BaseModel | Iterable[bytes]) -> str:
+    found = hashlib.sha256(f"{request.method}\n{request.path}\n".encode())
+    if isinstance(said, BaseModel):
+        found.update(said.model_dump_json().encode())
+    else:
+        for part in said:
+            found.update(b"%d\n" % len(part))
+            found.update(part)
+    return found.hexdigest()

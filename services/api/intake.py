@@ -17,6 +17,8 @@ from services.deadlines import DEADLINES
 MAX_JSON_BYTES = 256 * 1024  # of every body but those with pictures
 MAX_FORM_BYTES = 256 * 1024  # of the fields of a form, together
 MAX_PARTS = 16
+#: A browser that was here over HTTPS comes by nothing else for a year (RFC 6797).
+HSTS = "max-age=31536000"
 _TIMEOUT = "BODY_TIMEOUT_S"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _OPTIONAL = "body_may_be_missing"
@@ -116,6 +118,8 @@ def _take_request_id() -> None:
 def _add_headers(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id") or secrets.token_hex(12)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if request.is_secure:
+        response.headers["Strict-Transport-Security"] = HSTS
     if request.path.startswith("/v1/"):
         response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -7,15 +7,17 @@ from typing import Any
 from flask import Response, g, request
 from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
+from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
 from backtalk.errors import InvalidInput
-from backtalk.serving import MAX_BATCH
+from backtalk.serving import MAX_BATCH, PredictedBatch
 from backtalk.states import Scope
 from services.api.auth import require
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
-from services.api.shapes import Answer, ModelPath, name_operation, problems
+from services.api.shapes import Answer, IdempotencyHeader, ModelPath, name_operation, problems
 from services.backend import get_backend
 
 
@@ -34,11 +36,19 @@ class Predictions(Answer):
     predictions: list[Prediction] = Field(description="In the order of the images.")
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+#: The smallest picture there is: a PNG of one grey pixel.
+_GREY_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+_BYTES = {"type": "string", "format": "binary", "minLength": 1}
+_BINARY = {"schema": _BYTES}
 _INSTANCE = {
     "type": "object",
     "properties": {
-        "b64": {"type": "string", "contentEncoding": "base64", "description": "The image's bytes."}
+        "b64": {
+            "type": "string",
+            "contentEncoding": "base64",
+            "description": "The image's bytes.",
+            "examples": [_GREY_PIXEL],
+        }
     },
     "required": ["b64"],
 }
@@ -53,7 +63,7 @@ _REQUEST_BODY: dict[str, Any] = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"image": {"type": "string", "format": "binary"}},
+                "properties": {"image": _BYTES},
                 "required": ["image"],
             }
         },
@@ -67,7 +77,7 @@ _REQUEST_BODY: dict[str, Any] = {
                         "minItems": 1,
                         "maxItems": MAX_BATCH,
                     },
-                    "signature_name": {"type": "string", "description": "Ignored."},
+                    "signature_name": {"description": "Ignored."},
                 },
                 "required": ["instances"],
             }
@@ -87,16 +97,31 @@ blueprint = APIBlueprint(
 @blueprint.post(
     "/models/<name:model>:predict",
     summary="Classify images",
-    description="Each answer is recorded before it is sent; correct or confirm it by its id.",
+    description="Each answer is recorded before it is sent; correct or confirm it by its id. With an "
+    "Idempotency-Key the same pictures get the same ids again.",
     request_body=_REQUEST_BODY,
-    responses={200: Predictions, **problems(400, 404, 408, 413, 415, 429)},
+    responses={200: Predictions, **problems(400, 404, 408, 409, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict(path: ModelPath) -> Response:
-    batch = get_backend().live.predict(path.model, read_pictures(), g.caller)
+def predict(path: ModelPath, header: IdempotencyHeader) -> Response:
+    pictures = read_pictures()
+    if header.idempotency_key is None:  # no transaction but the one statement that records
+        batch = _predict(path.model, pictures)
+        return answer(Predictions.model_validate(batch), generation=batch.generation)
+    with get_backend().system.db.transaction() as session:
+
+        def record() -> Outcome:
+            batch = _predict(path.model, pictures, session)
+            return Outcome(200, Predictions.model_validate(batch), batch.generation)
+
+        return answer_once(session, g.caller, header.idempotency_key, pictures, record)
+
+
+def _predict(model: str, pictures: list[bytes], within: Session | None = None) -> PredictedBatch:
+    batch = get_backend().live.predict(model, pictures, g.caller, within)
     count_predictions(batch.model, batch.version, len(batch.predictions))
-    return answer(Predictions.model_validate(batch), generation=batch.generation)
+    return batch
 
 
 def read_pictures() -> list[bytes]:

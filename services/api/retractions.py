@@ -2,12 +2,12 @@
 
 from flask import Response, g
 from flask_openapi import APIBlueprint, Tag
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backtalk import catalogue, reporters, retraction
 from backtalk.states import Scope, Withdrawn
 from services.api.auth import require
-from services.api.idempotency import answer_once
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer
 from services.api.shapes import Answer, Body, IdempotencyHeader, Line, ModelPath, name_operation, problems
 from services.backend import get_backend
@@ -86,11 +86,11 @@ def create_retraction(header: IdempotencyHeader, body: RetractionBody) -> Respon
     """
     with get_backend().system.db.transaction() as session:
 
-        def withdraw() -> tuple[int, BaseModel]:
+        def withdraw() -> Outcome:
             made = retraction.retract(
                 session, caller=g.caller, what=body.what, subject=body.subject, model_name=body.model
             )
-            return 200, RetractionAnswer.model_validate(made)
+            return Outcome(200, RetractionAnswer.model_validate(made))
 
         return answer_once(session, g.caller, header.idempotency_key, body, withdraw)
 

@@ -13,7 +13,7 @@ from backtalk import catalogue, triggers
 from backtalk.states import RunKind, RunState, Scope, Verdict
 from backtalk.tables import Run, Snapshot
 from services.api.auth import require
-from services.api.idempotency import answer_once
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer
 from services.api.shapes import (
     Answer,
@@ -99,11 +99,11 @@ def create_run(path: ModelPath, header: IdempotencyHeader, body: RunBody) -> Res
     """Whatever has been approved so far; 409 while one of that kind is active."""
     with get_backend().system.db.transaction() as session:
 
-        def request() -> tuple[int, BaseModel]:
+        def request() -> Outcome:
             model = catalogue.get_model(session, path.model)
             recipe = triggers.check_recipe(body.kind, body.recipe, get_backend().system.settings.recipes)
             made = triggers.request_run(session, model=model, kind=body.kind, caller=g.caller, recipe=recipe)
-            return 202, Asked(id=str(made.id))
+            return Outcome(202, Asked(id=str(made.id)), model.generation)
 
         return answer_once(session, g.caller, header.idempotency_key, body, request)
 

@@ -55,7 +55,7 @@ class ModelPath(BaseModel):
 
 
 class VersionPath(ModelPath):
-    number: int = Field(ge=1, description="The version's number.")
+    number: int = Field(ge=1, le=2**53 - 1, description="The version's number.")
 
 
 class IdempotencyHeader(BaseModel):
@@ -78,10 +78,12 @@ _TITLES = {
     409: "At odds with the present state",
     412: "Changed since it was read",
     413: "Too large",
+    414: "An address of over 4 KiB",
     415: "Of a type that is not taken",
     422: "Understood, but it cannot be done with these values",
     428: "If-Match is missing",
     429: "Over the limit; see Retry-After",
+    431: "Over 64 header fields, or one of over 8 KiB",
     503: "Not just now; see Retry-After",
 }
 

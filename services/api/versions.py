@@ -1,17 +1,31 @@
 """Versions: the list, promotion by a person, rollback."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from flask import Response, g
 from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
+from sqlalchemy.orm import Session
 
-from backtalk import catalogue, lineage, promotion
+from backtalk import catalogue, champions, interventions, lineage
+from backtalk.interventions import Changed
 from backtalk.states import Scope, VersionState
+from backtalk.system import System
 from services.api.auth import require
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer
-from services.api.shapes import Answer, ListOf, ModelPath, PageQuery, VersionPath, name_operation, problems
+from services.api.shapes import (
+    Answer,
+    IdempotencyHeader,
+    ListOf,
+    ModelPath,
+    PageQuery,
+    VersionPath,
+    name_operation,
+    problems,
+)
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -90,12 +104,16 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
     responses={200: Change, **problems(404, 409)},
 )
 @require(Scope.PROMOTE)
-def promote_version(path: VersionPath) -> Response:
+def promote_version(path: VersionPath, header: IdempotencyHeader) -> Response:
     """Takes any version whose artefact verifies, unless the gate rejected it."""
-    made = promotion.promote_version(
-        get_backend().system, model_name=path.model, number=path.number, caller=g.caller
-    )
-    return answer(Change.model_validate(made), generation=made["generation"])
+    system = get_backend().system
+
+    def promote(session: Session) -> Changed:
+        return interventions.promote_version(
+            session, system, model_name=path.model, number=path.number, caller=g.caller
+        )
+
+    return _change_once(system, header.idempotency_key, promote)
 
 
 @blueprint.post(
@@ -104,7 +122,26 @@ def promote_version(path: VersionPath) -> Response:
     responses={200: Change, **problems(404, 409)},
 )
 @require(Scope.PROMOTE)
-def rollback_model(path: ModelPath) -> Response:
-    """Sets `hold`: nothing is promoted by itself until the policy lifts it."""
-    made = promotion.rollback_model(get_backend().system, model_name=path.model, caller=g.caller)
-    return answer(Change.model_validate(made), generation=made["generation"])
+def rollback_model(path: ModelPath, header: IdempotencyHeader) -> Response:
+    """Sets `hold`: nothing is promoted by itself until the policy lifts it.
+
+    Twice goes back twice: send an Idempotency-Key, and a repeat of one call does not.
+    """
+    system = get_backend().system
+
+    def roll_back(session: Session) -> Changed:
+        return interventions.rollback_model(session, system, model_name=path.model, caller=g.caller)
+
+    return _change_once(system, header.idempotency_key, roll_back)
+
+
+def _change_once(system: System, key: str | None, change: Callable[[Session], Changed]) -> Response:
+    with system.db.transaction() as session:
+
+        def act() -> Outcome:
+            made = change(session)
+            return Outcome(200, Change.model_validate(made), made.generation)
+
+        response = answer_once(session, g.caller, key, (), act)
+    champions.rewrite_models_config(system)
+    return response

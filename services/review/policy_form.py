@@ -1,17 +1,25 @@
-"""The policy of a model as a form, made from `backtalk.policy.Policy` itself."""
+"""The policy of a model as a form, made from `backtalk.policy.Policy` itself.
 
+The form carries the policy that it was made from. Where that is not the policy any more, nothing is changed:
+the form comes again, with what others changed and with what was typed. (A number would not do: a rollback
+sets `hold` without counting up the policy's version, and an old form must not lift it.)
+"""
+
+import json
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 
-from flask import g, make_response, redirect, render_template, request, url_for
+from flask import Response, g, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from pydantic.fields import FieldInfo
+from sqlalchemy.orm import Session
 
 from backtalk import catalogue, triggers
-from backtalk.errors import InvalidPolicy
+from backtalk.errors import EtagMissing, InvalidPolicy
 from backtalk.policy import Policy
 from backtalk.states import Scope
+from backtalk.tables import Model
 from services.backend import get_backend
 from services.review.sessions import needs
 from services.review.site import blueprint
@@ -42,27 +50,65 @@ def show_policy(model_name: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         values = _as_text(triggers.get_policy(model))
-    return render_template("pages/policy.html", model=model, groups=make_groups(values))
+    return _render(model, values, values)
 
 
 @blueprint.post("/models/<model_name>/policy")
 @needs(Scope.ADMIN)
 def change_policy(model_name: str) -> ResponseReturnValue:
-    """Only what differs from the policy as it is now is changed; a bad value comes back with the reason."""
+    """Only what was typed is changed; a bad value comes back with the reason, an old form with the news."""
     given = {name: text.strip() for name, text in request.form.items() if name in Policy.model_fields}
-    db = get_backend().system.db
-    with db.reading() as session:
-        model = catalogue.get_model(session, model_name)
-        before = _as_text(triggers.get_policy(model))
-    changes = {name: _read(text) for name, text in given.items() if text != before[name]}
-    try:
-        with db.transaction() as session:
-            triggers.set_policy(session, model, changes, g.caller)
-    except InvalidPolicy as error:
-        groups = make_groups(before | given)
-        page = render_template("pages/policy.html", model=model, groups=groups, problem=error.message)
-        return make_response(page, 422)
+    before = _find_before()
+    typed = {name: text for name, text in given.items() if text != before.get(name)}
+    with get_backend().system.db.transaction() as session:
+        model = _lock(session, catalogue.get_model(session, model_name))
+        now = _as_text(triggers.get_policy(model))
+        if any(now[name] != before.get(name, now[name]) for name in now):
+            return _render(model, now | typed, now, 412, before=before)
+        try:
+            triggers.set_policy(session, model, {n: _read(text) for n, text in typed.items()}, g.caller)
+        except InvalidPolicy as error:  # raised before anything is written
+            return _render(model, now | typed, now, 422, problem=error.message)
     return redirect(url_for("pages.show_policy", model_name=model_name, done="policy"), code=303)
+
+
+def _find_before() -> dict[str, str]:
+    """The policy that the form was made from. Raises EtagMissing: it does not say."""
+    try:
+        before = json.loads(request.form.get("before", ""))
+        return {str(name): str(text) for name, text in before.items()}
+    except (ValueError, AttributeError):
+        raise EtagMissing("This form does not say which policy it was made from. Open it again.") from None
+
+
+def _lock(session: Session, model: Model) -> Model:
+    return session.get_one(Model, model.id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def _render(
+    model: Model,
+    values: dict[str, str],
+    now: dict[str, str],
+    status: int = 200,
+    *,
+    before: dict[str, str] | None = None,
+    problem: str | None = None,
+) -> Response:
+    """The form with `values` in it; it is changed only if the policy is still what it is `now`.
+
+    With `before` it also says what others have changed since.
+    """
+    known = before or {}
+    news = [(name, known[name], now[name]) for name in now if known.get(name, now[name]) != now[name]]
+    page = render_template(
+        "pages/policy.html",
+        model=model,
+        groups=make_groups(values),
+        before=json.dumps(now),
+        news=news,
+        problem=problem,
+    )
+    return make_response(page, status)
 
 
 def make_groups(values: dict[str, str]) -> list[tuple[str, list[Field]]]:

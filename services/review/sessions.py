@@ -29,8 +29,13 @@ class StalePage(NotAllowed):
 
 
 def cookie_name() -> str:
-    """Behind HTTPS the `__Host-` prefix keeps other hosts and paths from setting it (RFC 6265bis)."""
-    return "__Host-backtalk" if get_backend().system.settings.cookie_secure else "backtalk"
+    """Over HTTPS the `__Host-` prefix keeps other hosts and paths from setting it (RFC 6265bis)."""
+    return "__Host-backtalk" if is_secure() else "backtalk"
+
+
+def is_secure() -> bool:
+    """Whether cookies of this request may go over HTTPS alone. Plain HTTP is for one's own machine."""
+    return request.is_secure or get_backend().system.settings.cookie_secure
 
 
 @blueprint.before_request
@@ -147,7 +152,7 @@ def set_cookie(response: Response, name: str, value: str, expires: datetime) -> 
         expires=expires,
         httponly=True,
         samesite="Lax",
-        secure=get_backend().system.settings.cookie_secure,
+        secure=is_secure(),
         path="/",
     )
 
@@ -176,6 +181,6 @@ def sign_out() -> ResponseReturnValue:
         path="/",
         httponly=True,
         samesite="Lax",
-        secure=get_backend().system.settings.cookie_secure,
+        secure=is_secure(),
     )
     return response

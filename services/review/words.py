@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from backtalk.callers import Caller
+from backtalk.interventions import PROMOTABLE
 from backtalk.lineage import Taint
-from backtalk.promotion import PROMOTABLE
 from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
 from services.review.queries import Ruling

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trustme
 
 from backtalk.home import find_stack
+from tests.certificates import issue, trust
 
 COMMAND = [sys.executable, "-m", "backtalk.cli"]
 PROCESSES = {"postgres", "redis", "api", "events", "training-head", "beat", "relay"}
@@ -144,3 +146,24 @@ def test_a_taken_port_ends_up_with_the_part_that_wanted_it(home: Path, started: 
         assert up.process.wait(120) == 1
     assert "Error: api: ended with" in up.said()
     assert "in use" in up.said().partition("Error: api")[2]
+
+
+@pytest.mark.slow
+def test_up_speaks_https_alone_with_a_certificate_and_says_where(
+    home: Path, started: Callable[..., Up]
+) -> None:
+    authority = trustme.CA()
+    pair = issue(home.parent, authority)
+    words = ("--port", "0", "--tls-cert", str(pair.certificate), "--tls-key")
+    refused = backtalk(home, "up", *words, str(pair.certificate))
+    assert refused.returncode == 1
+    assert "no certificate and key in PEM" in refused.stderr
+
+    up = started(home, *words, str(pair.key))
+    up.wait_until_ready()
+    stack = find_stack(home)
+    assert stack is not None
+    assert stack.address.startswith("https://127.0.0.1:")
+    with urllib.request.urlopen(f"{stack.address}/readyz", context=trust(authority)) as answer:
+        assert answer.status == 200
+        assert answer.headers["Strict-Transport-Security"]

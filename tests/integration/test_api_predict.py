@@ -1,6 +1,7 @@
 """Predictions over HTTP: every way to send an image, and every way to send something else."""
 
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import func, select
+from werkzeug.test import TestResponse
 
 from backtalk.serving import MAX_BATCH
-from backtalk.tables import Prediction
+from backtalk.tables import IdempotencyKey, Prediction
 from tests.clients import Api, assert_problem
 from tests.served import LABELS, go_live, make_jpeg, make_served_model
 
@@ -167,3 +169,66 @@ def test_an_unknown_model_is_not_found(served: Api) -> None:
 def test_a_key_without_the_scope_may_not_predict(served: Api, scope: str) -> None:
     assert_problem(served.as_key(scope).post(PATH, data=make_jpeg()), 403)
     assert served.as_key("predict").post(PATH, data=make_jpeg()).status_code == 200
+
+
+# --- Idempotency-Key ---------------------------------------------------------------------------
+KEYED = {"Idempotency-Key": "photo-17"}
+
+
+def count_keys(api: Api) -> int:
+    with api.system.db.reading() as session:
+        return session.scalar(select(func.count()).select_from(IdempotencyKey)) or 0
+
+
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_a_repeated_key_gets_the_same_predictions_and_leaves_no_others(served: Api, pictures: int) -> None:
+    body = as_json(*(make_jpeg(seed) for seed in range(pictures)))
+    first = served.post(PATH, json=body, headers=KEYED)
+    go_live(served.system, "animals", 2)
+    served.app.extensions["backtalk"].live.versions.refresh()
+    again = served.post(PATH, json=body, headers=KEYED)
+    assert again.json == first.json
+    assert (first.headers.get("Idempotency-Replayed"), again.headers["Idempotency-Replayed"]) == (
+        None,
+        "true",
+    )
+    assert again.headers["Backtalk-Generation"] == first.headers["Backtalk-Generation"] == "1"
+    assert (count_predictions(served), count_keys(served)) == (pictures, 1)
+    assert served.post(PATH, json=body).headers["Backtalk-Generation"] == "2"
+    assert (count_predictions(served), count_keys(served)) == (2 * pictures, 1)  # no key, no row
+
+
+def test_a_form_may_be_repeated_whatever_separates_its_parts(served: Api) -> None:
+    answers = []
+    for boundary in ("one", "two"):
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n\r\n'
+        body = head.encode() + make_jpeg() + f"\r\n--{boundary}--\r\n".encode()
+        kind = f"multipart/form-data; boundary={boundary}"
+        answers.append(served.post(PATH, data=body, content_type=kind, headers=KEYED))
+    assert answers[0].status_code == 200
+    assert answers[0].json == answers[1].json
+    assert count_predictions(served) == 1
+
+
+def test_a_key_with_another_picture_is_refused_and_one_that_failed_stays_free(served: Api) -> None:
+    assert_problem(served.post(PATH, data=b"no picture", headers=KEYED), 415)
+    assert count_keys(served) == 0
+    assert served.post(PATH, data=make_jpeg(1), headers=KEYED).status_code == 200
+    assert_problem(served.post(PATH, data=make_jpeg(2), headers=KEYED), 422, "idempotency-key-reused")
+    assert count_predictions(served) == 1
+
+
+def predict_apart(api: Api) -> TestResponse:
+    """With a client of this thread's own."""
+    return Api(api.app, api.system, api.app.test_client(), api.token).post(
+        PATH, data=make_jpeg(), headers=KEYED
+    )
+
+
+def test_two_with_one_key_at_the_same_time_are_predicted_once(served: Api) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(predict_apart, served) for _ in range(4)]
+    answers = [call.result() for call in calls]
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    assert len({answer.json["predictions"][0]["id"] for answer in answers if answer.status_code == 200}) == 1
+    assert (count_predictions(served), count_keys(served)) == (1, 1)

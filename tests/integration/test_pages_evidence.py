@@ -1,5 +1,6 @@
 """The pages of evidence and their buttons, on rows with a history and artefacts on disk."""
 
+import html
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -211,9 +212,20 @@ def test_the_first_version_has_nothing_to_roll_back_to(client, system):
     assert "is the first" in answer.text
 
 
+def save_policy(client: FlaskClient, before: str | None = None, **form: str):  # type: ignore[no-untyped-def]
+    """With the policy that the form was opened on, or one that was opened `before`."""
+    before = before or read_before(client)
+    return press(client, "/models/cells/policy", before=before, **form)
+
+
+def read_before(client: FlaskClient) -> str:
+    page = client.get("/models/cells/policy").text
+    return html.unescape(re.search(r'name="before" value="([^"]*)"', page)[1])
+
+
 def test_the_policy_form_changes_only_what_was_changed(client, system):
     form = {"min_approved": "30", "nightly": "null", "review": "trusted", "four_eyes": "true", "quorum": "2"}
-    answer = press(client, "/models/cells/policy", **form)
+    answer = save_policy(client, **form)
     assert answer.status_code == 303
     with system.db.reading() as session:
         stored = session.scalars(select(Model)).one().policy
@@ -239,11 +251,41 @@ def test_the_policy_form_changes_only_what_was_changed(client, system):
     ],
 )
 def test_a_bad_policy_comes_back_with_what_was_typed_and_the_reason(client, system, form, said):
-    answer = press(client, "/models/cells/policy", **form)
+    answer = save_policy(client, **form)
     assert answer.status_code == 422
     assert said in answer.text
     with system.db.reading() as session:
         assert session.scalars(select(Model)).one().policy == {}
+
+
+def test_an_old_policy_form_comes_again_with_the_news_and_what_was_typed(client, system):
+    opened = read_before(client)
+    assert save_policy(client, min_approved="30", margin="0.05").status_code == 303
+    with system.db.transaction() as session:
+        session.scalars(select(Model)).one().hold = True  # as a rollback does
+    typed = {"min_approved": "50", "margin": "0.1", "hold": "false", "quorum": "2"}
+    stale = save_policy(client, opened, **typed)
+    assert stale.status_code == 412
+    for news in (
+        "min_approved</code> was 50 and is now <strong>30",
+        "is now <strong>0.05",
+        "is now <strong>true",
+    ):
+        assert news in stale.text
+    assert 'name="margin" value="0.1"' in stale.text  # typed
+    assert 'name="min_approved" value="30"' in stale.text  # not touched by this person
+    assert "<option selected>true</option>" in stale.text  # the hold, likewise
+    with system.db.reading() as session:
+        assert session.scalars(select(Model)).one().policy == {"min_approved": 30, "margin": 0.05}
+    again = html.unescape(re.search(r'name="before" value="([^"]*)"', stale.text)[1])
+    assert save_policy(client, again, margin="0.1", quorum="2", hold="true").status_code == 303
+    with system.db.reading() as session:
+        model = session.scalars(select(Model)).one()
+        assert (model.policy, model.hold) == ({"min_approved": 30, "margin": 0.1, "quorum": 2}, True)
+
+
+def test_a_policy_form_that_does_not_say_what_it_was_made_from_is_refused(client):
+    assert press(client, "/models/cells/policy", min_approved="30").status_code == 428
 
 
 def test_the_policy_can_be_read_by_all_and_changed_by_admins(client, system):

@@ -14,6 +14,7 @@ from backtalk.champions import rewrite_models_config
 from backtalk.db import Database
 from backtalk.errors import ArtefactInvalid, Conflict, NothingToRollBack
 from backtalk.heads import Head
+from backtalk.interventions import Changed
 from backtalk.ledger import append_entry
 from backtalk.snapshots import keep_snapshot
 from backtalk.states import RunState, Split, Verdict, VersionState
@@ -223,7 +224,7 @@ def test_under_hold_a_passing_run_ends_in_passed_and_a_person_may_promote_it(sys
     assert run.state == RunState.PASSED
     assert live_number(system, model) == 1
     answer = promotion.promote_version(system, model_name="animals", number=2, caller=CLI)
-    assert answer == {"model": "animals", "version": 2, "generation": 2}
+    assert answer == Changed("animals", 2, 2)
     assert_verified(system)
 
 
@@ -286,7 +287,7 @@ def test_the_same_message_many_times_judges_and_promotes_once(system: System, mo
 def test_rollback_is_one_call_and_sets_hold(system: System, model: Model):
     run_through(system, add_candidate(system, model, head(1.0)))
     answer = promotion.rollback_model(system, model_name="animals", caller=CLI)
-    assert answer == {"model": "animals", "version": 1, "generation": 3}
+    assert answer == Changed("animals", 1, 3)
     with system.db.reading() as session:
         assert session.get_one(Model, model.id).hold
         assert session.scalar(select(Version.anchored_at).where(Version.number == 2)) is None

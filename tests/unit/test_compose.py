@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from functools import cache
 from importlib import resources
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,7 @@ def test_a_service_waits_only_for_what_can_become_healthy() -> None:
                 assert services()[needed]["restart"] == "no"
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis", "api", "events", "training-head", "tfserving"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "api", "events", "training-head", "tls", "tfserving"])
 def test_whatever_can_be_asked_has_a_health_check(name: str) -> None:
     check = services()[name]["healthcheck"]
     assert check["test"][0] in {"CMD", "CMD-SHELL"}
@@ -173,11 +175,40 @@ def test_every_image_has_a_tag_that_is_not_latest() -> None:
         assert tag != "latest"
 
 
-def test_only_the_api_and_serving_are_published_and_only_on_this_machine() -> None:
+def test_the_tls_front_alone_is_published_to_others_than_this_machine() -> None:
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert published.keys() == {"api", "tfserving"}
+    assert published.keys() == {"api", "tfserving", "tls"}
+    assert all(port.endswith((":8443", ":8080")) for port in published.pop("tls"))
     for ports in published.values():
         assert all("127.0.0.1:" in port for port in ports)
+
+
+def test_the_api_believes_the_tls_front_and_nobody_else() -> None:
+    front = services()["tls"]["networks"]["front"]["ipv4_address"]
+    trusted = Settings(trusted_proxies=environment("api")["BACKTALK_TRUSTED_PROXIES"]).trusted_networks
+    assert [str(network) for network in trusted] == [f"{front}/32"]
+    (subnet,) = compose()["networks"]["front"]["ipam"]["config"]
+    members = {front, services()["api"]["networks"]["front"]["ipv4_address"]}
+    assert len(members) == 2
+    assert all(ip_address(member) in ip_network(subnet["subnet"]) for member in members)
+    assert {name for name, service in services().items() if "front" in service.get("networks", {})} == {
+        "api",
+        "tls",
+    }
+
+
+def test_the_tls_front_takes_no_more_and_waits_no_shorter_than_the_api() -> None:
+    said = (ROOT / "deploy" / "tls" / "nginx.conf").read_text()
+    found = dict(re.findall(r"^\s*(\w+) (\S+);", said, re.MULTILINE))
+    conf = runpy.run_path(str(ROOT / "services" / "gunicorn_conf.py"))
+    settings = Settings()
+    body = settings.max_image_bytes * 4 // 3 + 64 * 1024
+    assert body < int(found["client_max_body_size"].removesuffix("m")) * 2**20 < 1.1 * body
+    assert int(found["proxy_read_timeout"].removesuffix("s")) > conf["timeout"]
+    upstream = re.search(r"upstream api \{[^}]*keepalive_timeout (\d+)s", said)
+    assert upstream is not None
+    assert int(upstream[1]) < conf["keepalive"]
+    assert found["proxy_next_upstream"] == "off"
 
 
 def test_redis_is_a_queue_and_not_a_cache() -> None:
