@@ -26,6 +26,10 @@ class VersionNotFound(NotFound):
     pass
 
 
+class ServableNotFound(NotFound):
+    """A version that cannot be asked here: it is not in memory."""
+
+
 class PredictionNotFound(NotFound):
     pass
 
@@ -57,6 +61,18 @@ class InvalidInput(BacktalkError):
 
 class UnknownLabel(InvalidInput):
     pass
+
+
+class UnknownVersionLabel(InvalidInput):
+    """Versions in service are labelled `live` and `previous`."""
+
+
+class MalformedTensor(InvalidInput):
+    """JSON that is no tensor of the signature that was asked."""
+
+
+class WrongSignature(InvalidInput):
+    """A signature that cannot be asked in this way."""
 
 
 class SameLabel(InvalidInput):

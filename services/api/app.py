@@ -23,6 +23,7 @@ from services.api import (
     retractions,
     review,
     runs,
+    tfserving,
     triggers,
     versions,
 )
@@ -44,6 +45,12 @@ class NameConverter(BaseConverter):
     regex = "[^/:]+"
 
 
+class MethodConverter(BaseConverter):
+    """The methods that TensorFlow Serving has beside `predict`."""
+
+    regex = "|".join(tfserving.Method)
+
+
 def make_app(backend: Backend) -> OpenAPI:
     """The API over `backend`, whose models are (or will be) started by the caller."""
     app = OpenAPI(
@@ -59,11 +66,13 @@ def make_app(backend: Backend) -> OpenAPI:
     app.openapi_version = OPENAPI_VERSION
     app.extensions[EXTENSION] = backend
     app.url_map.converters["name"] = NameConverter
+    app.url_map.converters["method"] = MethodConverter
     app.url_map.merge_slashes = False  # a redirect would be HTML, and a POST would lose its body
     _register_hooks(app, backend)
     errors.register(app)
     for resource in (
         predict,
+        tfserving,
         feedback,
         retractions,
         images,

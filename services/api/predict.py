@@ -6,16 +6,18 @@ from typing import Any
 
 from flask import Response, g, request
 from flask_openapi import APIBlueprint, Tag
-from pydantic import Field
+from pydantic import Field, RootModel
 from werkzeug.exceptions import BadRequest
 
 from backtalk.errors import InvalidInput
-from backtalk.serving import MAX_BATCH
+from backtalk.incoming import MAX_BATCH
 from backtalk.states import Scope
+from services.api import tensors
 from services.api.auth import require
 from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
 from services.api.shapes import Answer, ModelPath, name_operation, problems
+from services.api.tfserving import TENSOR_SCHEMA, TensorAnswer, answer_tensors, read_json
 from services.backend import get_backend
 
 
@@ -32,6 +34,10 @@ class Predictions(Answer):
     model: str
     version: int = Field(description="The version that answered; the record names the same.")
     predictions: list[Prediction] = Field(description="In the order of the images.")
+
+
+class PredictionsOrTensors(RootModel[Predictions | TensorAnswer]):
+    """Tensors where the request has a `signature_name`, `inputs` or pixels as numbers."""
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -59,17 +65,21 @@ _REQUEST_BODY: dict[str, Any] = {
         },
         "application/json": {
             "schema": {
-                "type": "object",
-                "properties": {
-                    "instances": {
-                        "type": "array",
-                        "items": _INSTANCE,
-                        "minItems": 1,
-                        "maxItems": MAX_BATCH,
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "properties": {
+                            "instances": {
+                                "type": "array",
+                                "items": _INSTANCE,
+                                "minItems": 1,
+                                "maxItems": MAX_BATCH,
+                            },
+                        },
+                        "required": ["instances"],
                     },
-                    "signature_name": {"type": "string", "description": "Ignored."},
-                },
-                "required": ["instances"],
+                    TENSOR_SCHEMA,
+                ]
             }
         },
     },
@@ -89,11 +99,13 @@ blueprint = APIBlueprint(
     summary="Classify images",
     description="Each answer is recorded before it is sent; correct or confirm it by its id.",
     request_body=_REQUEST_BODY,
-    responses={200: Predictions, **problems(400, 404, 408, 413, 415, 429)},
+    responses={200: PredictionsOrTensors, **problems(400, 404, 408, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
 @body_has_pictures
 def predict(path: ModelPath) -> Response:
+    if _is_json() and tensors.is_tensor_request(body := read_json()):
+        return answer_tensors(path.model, None, body)
     batch = get_backend().live.predict(path.model, read_pictures(), g.caller)
     count_predictions(batch.model, batch.version, len(batch.predictions))
     return answer(Predictions.model_validate(batch), generation=batch.generation)
@@ -106,8 +118,8 @@ def read_pictures() -> list[bytes]:
         BadRequest: no picture, or a body that says JSON or form and is none.
         InvalidInput: JSON of another shape.
     """
-    if request.is_json:
-        return _read_instances(_read_json())
+    if _is_json():
+        return _read_instances(read_json())
     if request.mimetype == "multipart/form-data":
         upload = request.files.get("image")
         if upload is None:
@@ -120,11 +132,11 @@ def read_pictures() -> list[bytes]:
     return [data]
 
 
-def _read_json() -> Any:
-    try:
-        return request.get_json()
-    except RecursionError:
-        raise BadRequest("The body is JSON nested too deeply.") from None
+def _is_json() -> bool:
+    """By name or by its first bytes: curl and `requests.post(data=…)` call it a form, or nothing at all."""
+    if request.mimetype == "multipart/form-data":
+        return False
+    return request.is_json or request.get_data()[:64].lstrip().startswith(b"{")
 
 
 def _read_instances(body: Any) -> list[bytes]:
