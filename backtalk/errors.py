@@ -63,6 +63,10 @@ class UnknownLabel(InvalidInput):
     pass
 
 
+class UnknownVersion(InvalidInput):
+    """A device names a version that its model never had."""
+
+
 class UnknownVersionLabel(InvalidInput):
     """Versions in service are labelled `live` and `previous`."""
 
@@ -138,6 +142,10 @@ class RunActive(Conflict):
 
 class ImageDeleted(Conflict):
     """The picture behind a prediction was deleted: nothing can be learned from it any more."""
+
+
+class ClientRefTaken(Conflict):
+    """A device called two predictions the same."""
 
 
 class NothingToRollBack(Conflict):

@@ -1,19 +1,25 @@
 """Predictions: decode, embed, score, record, answer. One `LiveModels` per API process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import select
 
 from backtalk.callers import Caller
 from backtalk.db import new_id
 from backtalk.draws import draw
+from backtalk.errors import ClientRefTaken, InvalidInput, UnknownLabel, UnknownVersion
 from backtalk.incoming import Intake, Taken
 from backtalk.live import LiveVersions, ModelState
 from backtalk.loading import Loader, ServedVersion
 from backtalk.recording import Recordable, record_predictions
 from backtalk.system import System
+from backtalk.tables import Image, Prediction, Version
+
+#: A device with eight bits to a score is off by half a step for each label.
+SCORES_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,25 @@ class PredictedBatch:
     generation: int
     predictions: list[Predicted]
     embeddings: NDArray[np.float16]  # (N, D)
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What a device says that it predicted."""
+
+    label: str
+    version: int | None = None  # none: the one that is live now
+    scores: list[float] | None = None  # in the order of the model's labels
+    client_ref: str | None = None  # what it calls the prediction: sent twice, it is recorded once
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    id: str
+    version: int
+    label: str
+    created: bool  # false: it was there already
+    generation: int
 
 
 class LiveModels:
@@ -92,6 +117,68 @@ class LiveModels:
         ]
         return PredictedBatch(model_name, served.number, current.generation, predictions, embeddings)
 
+    def record(self, model_name: str, picture: bytes, said: Elsewhere, caller: Caller) -> Recorded:
+        """Write down what a device predicted, so that it can be corrected, audited and learned from.
+
+        Raises:
+            ModelNotFound, NoVersionInService
+            UnknownLabel, UnknownVersion, InvalidInput: not of this model; scores that do not fit its labels.
+            RefusedImage: the picture is not taken in.
+            ClientRefTaken: the key has sent something else under that reference.
+            Unavailable: it could not be recorded.
+        """
+        served = self.get_version(model_name)
+        _check_said(served, said)
+        if said.version is not None:
+            self._check_version(served, said.version)
+        known = self._find_known(served, picture, said, caller)
+        if known is not None:
+            return known
+        (taken,) = self._intake.take_in(served, [picture])
+        record = _make_elsewhere(served, caller, said, taken, served.backbone.embed(taken.input[None])[0])
+        try:
+            record_predictions(self._database, [record])
+        except ClientRefTaken:  # in this very moment, by a repeat
+            known = self._find_known(served, picture, said, caller)
+            if known is None:
+                raise
+            return known
+        self._intake.look_again([taken])
+        return Recorded(str(record.prediction_id), record.version, record.label, True, served.generation)
+
+    def _check_version(self, served: ServedVersion, number: int) -> None:
+        wanted = (Version.model_id == served.wanted.model_id, Version.number == number)
+        with self._database.reading() as session:
+            if number >= 2**63 or session.scalar(select(Version.id).where(*wanted)) is None:
+                raise UnknownVersion(f"{served.wanted.name} has no version {number}.")
+
+    def _find_known(
+        self, served: ServedVersion, picture: bytes, said: Elsewhere, caller: Caller
+    ) -> Recorded | None:
+        if said.client_ref is None:
+            return None
+        same = (Prediction.key_id == caller.key_id, Prediction.client_ref == said.client_ref)
+        with self._database.reading() as session:
+            found = session.execute(
+                select(Prediction, Image.pixels_sha256).join(Image).where(*same)
+            ).one_or_none()
+        if found is None:
+            return None
+        row, digest = found
+        told = (row.model_id, row.label, row.version, list(map(np.float32, row.scores)))
+        now = (
+            served.wanted.model_id,
+            said.label,
+            said.version or row.version,
+            list(map(np.float32, said.scores or [])),
+        )
+        if told != now or digest not in {None, self._intake.digest(picture)}:
+            raise ClientRefTaken(
+                f"This key has sent another prediction with the `client_ref` {said.client_ref!r}.",
+                prediction=str(row.id),
+            )
+        return Recorded(str(row.id), row.version, row.label, False, served.generation)
+
 
 def _make_record(
     served: ServedVersion,
@@ -118,4 +205,36 @@ def _make_record(
         byte_size=len(taken.kept),
         backbone_digest=served.backbone.digest,
         embedding=embedding,
+    )
+
+
+def _check_said(served: ServedVersion, said: Elsewhere) -> None:
+    labels = list(served.labels)
+    if said.label not in labels:
+        raise UnknownLabel(
+            f"{served.wanted.name} has no label {said.label!r}. Use one of its labels.", labels=labels
+        )
+    if said.scores is None:
+        return
+    if len(said.scores) != len(labels):
+        raise InvalidInput(
+            f"`scores` has {len(said.scores)} numbers for {len(labels)} labels.", labels=labels
+        )
+    inside = all(0 <= score <= 1 for score in said.scores)  # false of what is no number, too
+    if not inside or abs(sum(said.scores) - 1) > SCORES_TOLERANCE:
+        raise InvalidInput(f"`scores` must be 0 to 1 and add up to 1, within {SCORES_TOLERANCE}.")
+
+
+def _make_elsewhere(
+    served: ServedVersion, caller: Caller, said: Elsewhere, taken: Taken, embedding: NDArray[np.float16]
+) -> Recordable:
+    scores = np.asarray(said.scores or [0.0] * len(served.labels), np.float32)
+    record = _make_record(served, caller.key_id, taken, embedding, scores)
+    return replace(
+        record,
+        version=said.version or served.number,
+        label=said.label,
+        scores=scores.tolist() if said.scores else [],
+        made_elsewhere=True,
+        client_ref=said.client_ref,
     )

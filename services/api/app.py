@@ -9,6 +9,7 @@ from backtalk import __version__
 from services.api import (
     admission,
     auth,
+    devices,
     docs_page,
     errors,
     feedback,
@@ -73,6 +74,7 @@ def make_app(backend: Backend) -> OpenAPI:
     for resource in (
         predict,
         tfserving,
+        devices,
         feedback,
         retractions,
         images,

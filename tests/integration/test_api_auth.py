@@ -29,6 +29,7 @@ CALLS = [
     ("GET", "/v1/models/animals/triggers", None),
     ("GET", f"/v1/corrections/{NOBODY}", None),
     ("POST", "/v1/models/animals:predict", Scope.PREDICT),
+    ("POST", "/v1/models/animals/predictions", Scope.PREDICT),
     ("POST", "/v1/models/animals/versions/1:predict", Scope.PREDICT),
     ("POST", "/v1/models/animals/labels/live:predict", Scope.PREDICT),
     ("POST", "/v1/models/animals:classify", Scope.PREDICT),
