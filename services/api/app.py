@@ -9,6 +9,7 @@ from backtalk import __version__
 from services.api import (
     admission,
     auth,
+    decisions,
     devices,
     docs_page,
     errors,
@@ -79,6 +80,7 @@ def make_app(backend: Backend) -> OpenAPI:
         retractions,
         images,
         review,
+        decisions,
         models,
         versions,
         runs,

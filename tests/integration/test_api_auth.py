@@ -38,6 +38,7 @@ CALLS = [
     ("POST", f"/v1/predictions/{NOBODY}/corrections", Scope.FEEDBACK),
     ("POST", f"/v1/predictions/{NOBODY}/confirmations", Scope.FEEDBACK),
     ("GET", "/v1/models/animals/review", Scope.REVIEW),
+    ("GET", "/v1/models/animals/decisions", Scope.REVIEW),
     ("GET", f"/v1/review/{NOBODY}/image", Scope.REVIEW),
     ("POST", f"/v1/review/{NOBODY}/decisions", Scope.REVIEW),
     ("POST", "/v1/models/animals/runs", Scope.TRAIN),
