@@ -215,6 +215,33 @@ def get_prediction(session: Session, prediction_id: str) -> PredictionRecord:
     return PredictionRecord(row, model.name, session.get_one(Image, row.image_id))
 
 
+@dataclass(frozen=True)
+class DecidedPrediction:
+    """A prediction of which somebody decided what would have been right."""
+
+    decision: Decision
+    prediction: Prediction
+    kind: str
+    reporter: str | None  # of the correction; none for an audit
+
+
+def list_decided(
+    session: Session, model: Model, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+) -> Page[DecidedPrediction]:
+    """Decisions that name a right label and stand, with what they are about."""
+    rows = select(Decision).where(Decision.model_id == model.id, Decision.counts, stands(), ~was_withdrawn())
+    page = _page(session, rows, Decision.id, limit, cursor)
+    found = session.execute(
+        select(Decision, Prediction, ReviewItem.kind, Correction.reporter)
+        .join(Prediction, Prediction.id == Decision.prediction_id)
+        .join(ReviewItem, ReviewItem.id == Decision.item_id)
+        .outerjoin(Correction, Correction.id == ReviewItem.correction_id)
+        .where(Decision.id.in_([row.id for row in page.items]))
+        .order_by(Decision.id.desc())
+    )
+    return Page([DecidedPrediction(*row) for row in found], page.next)
+
+
 # --- cursors -----------------------------------------------------------------------------------
 def _page(
     session: Session,

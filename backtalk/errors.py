@@ -26,6 +26,10 @@ class VersionNotFound(NotFound):
     pass
 
 
+class ServableNotFound(NotFound):
+    """A version that cannot be asked here: it is not in memory."""
+
+
 class PredictionNotFound(NotFound):
     pass
 
@@ -61,6 +65,22 @@ class InvalidInput(BacktalkError):
 
 class UnknownLabel(InvalidInput):
     pass
+
+
+class UnknownVersion(InvalidInput):
+    """A device names a version that its model never had."""
+
+
+class UnknownVersionLabel(InvalidInput):
+    """Versions in service are labelled `live` and `previous`."""
+
+
+class MalformedTensor(InvalidInput):
+    """JSON that is no tensor of the signature that was asked."""
+
+
+class WrongSignature(InvalidInput):
+    """A signature that cannot be asked in this way."""
 
 
 class SameLabel(InvalidInput):
@@ -138,6 +158,10 @@ class RunActive(Conflict):
 
 class ImageDeleted(Conflict):
     """The picture behind a prediction was deleted: nothing can be learned from it any more."""
+
+
+class ClientRefTaken(Conflict):
+    """A device called two predictions the same."""
 
 
 class NothingToRollBack(Conflict):

@@ -97,6 +97,16 @@ class LiveVersions:
             raise NoVersionInService(f"No version of {name} is in service: {why}.")
         return slot.current
 
+    def list_held(self, name: str) -> list[ServedVersion]:
+        """The version in service, and after it the one before, where this process still holds it.
+
+        Raises: as `get_version`.
+        """
+        current = self.get_version(name)
+        previous = self._slots[name].previous if name in self._slots else None
+        held = _with_policy(previous, current.wanted)
+        return [current] if held is None or held.number == current.number else [current, held]
+
     def states(self) -> list[ModelState]:
         """What is in service, by model. Models that never had a version are left out.
 

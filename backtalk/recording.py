@@ -16,16 +16,18 @@ import psycopg
 from numpy.typing import NDArray
 from pgvector import HalfVector
 from psycopg.adapt import Dumper
+from psycopg.errors import UniqueViolation
 from psycopg.pq import Format
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from backtalk.db import Database, get_driver, new_id
-from backtalk.errors import Unavailable
+from backtalk.errors import ClientRefTaken, Unavailable
 from backtalk.events import AuditDrawn
 from backtalk.failpoints import around_commit, failpoint
 
 _ROUNDS = 5
+_CLIENT_REF = "uq_predictions_client_ref"
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +51,8 @@ class Recordable:
     byte_size: int
     backbone_digest: str
     embedding: NDArray[np.float16]  # (D,)
+    made_elsewhere: bool = False
+    client_ref: str | None = None  # one prediction per key and reference
 
     def parameters(self) -> dict[str, object]:
         event = AuditDrawn(model_id=self.model_id, prediction_id=str(self.prediction_id))
@@ -72,6 +76,8 @@ class Recordable:
             "byte_size": self.byte_size,
             "backbone": self.backbone_digest,
             "vector": HalfVector(self.embedding),
+            "elsewhere": self.made_elsewhere,
+            "client_ref": self.client_ref,
         }
 
 
@@ -113,10 +119,11 @@ WITH made AS (
     SELECT id, CAST(%(backbone)s AS text), CAST(%(vector)s AS halfvec) FROM image
     ON CONFLICT DO NOTHING
 ), told AS (
-    INSERT INTO predictions (id, model_id, version, image_id, label, scores, key_id, audit)
+    INSERT INTO predictions
+        (id, model_id, version, image_id, label, scores, key_id, audit, made_elsewhere, client_ref)
     SELECT CAST(%(prediction)s AS uuid), CAST(%(model)s AS bigint), CAST(%(version)s AS bigint), id,
            CAST(%(label)s AS text), CAST(%(scores)s AS real[]), CAST(%(key)s AS text),
-           CAST(%(audit)s AS boolean)
+           CAST(%(audit)s AS boolean), CAST(%(elsewhere)s AS boolean), CAST(%(client_ref)s AS text)
     FROM image
     RETURNING audit
 ), rung AS (
@@ -136,6 +143,7 @@ def record_predictions(
         within: the transaction that they become a part of; else they have one of their own.
 
     Raises:
+        ClientRefTaken: the key has used that reference before.
         Unavailable: nothing was recorded, so nothing may be answered.
     """
     try:
@@ -151,6 +159,8 @@ def record_predictions(
             with database.transaction() as session:
                 _record_all(session, records)
     except (psycopg.Error, SQLAlchemyError) as error:
+        if isinstance(error, UniqueViolation) and error.diag.constraint_name == _CLIENT_REF:
+            raise ClientRefTaken("This key has sent another prediction with that `client_ref`.") from error
         _log.warning("%d predictions could not be recorded: %s", len(records), error)
         raise Unavailable(
             "The prediction could not be recorded, so it is not answered. Try again."

@@ -40,23 +40,34 @@ def mark_corrections(session: Session, prediction: Prediction) -> None:
     model = session.get_one(Model, prediction.model_id)
     neighbours = find_neighbours(session, model, prediction.image_id)
     for correction in corrections:
-        at = model.labels.index(correction.label)
-        score = prediction.scores[at] if at < len(prediction.scores) else 0.0  # where none were recorded
+        score = _find_score(model, prediction, correction.label)
+        if score is None and not neighbours:
+            continue  # nothing to weigh it against
         found = weigh(correction.label, prediction.label, score, neighbours)
         correction.suspicion, correction.mark = found.value, found.reason
     session.flush()
 
 
-def weigh(reported: str, predicted: str, score: float, neighbours: list[str]) -> Suspicion:
+def _find_score(model: Model, prediction: Prediction, label: str) -> float | None:
+    """What the champion gave the label. None where a device answered: who reports may have sent them."""
+    if prediction.made_elsewhere:
+        return None
+    at = model.labels.index(label)
+    return prediction.scores[at] if at < len(prediction.scores) else 0.0  # where none were recorded
+
+
+def weigh(reported: str, predicted: str, score: float | None, neighbours: list[str]) -> Suspicion:
     """Hold a report against the champion's score for it, and the labels of the nearest training images.
 
     The loss under the champion is −ln `score`, so it is large where the score is small.
     """
     same = sum(label == reported for label in neighbours)
-    value = 1 - max(score, same / len(neighbours) if neighbours else 0.0)
+    value = 1 - max(score or 0.0, same / len(neighbours) if neighbours else 0.0)
     if value <= SUSPICIOUS:
         return Suspicion(value, None)
-    said = f"The champion gave {reported!r} a score of {score:.1%}"
+    said = (
+        "A device predicted it" if score is None else f"The champion gave {reported!r} a score of {score:.1%}"
+    )
     if neighbours:
         alike = sum(label == predicted for label in neighbours)
         said += (

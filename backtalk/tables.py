@@ -234,7 +234,7 @@ class SignInAttempt(Base):
 
 
 class Prediction(Base):
-    """What a version said about an image, recorded before it is answered."""
+    """What a version said about an image: recorded before it is answered, or reported by a device."""
 
     __tablename__ = "predictions"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
@@ -242,11 +242,24 @@ class Prediction(Base):
     version: Mapped[int]
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), index=True)
     label: Mapped[str]
-    scores: Mapped[list[float]]  # in the order of the model's labels
+    scores: Mapped[list[float]]  # in the order of the model's labels; empty where a device sent none
     key_id: Mapped[str | None]
     audit: Mapped[bool] = mapped_column(server_default=text("false"))
+    made_elsewhere: Mapped[bool] = mapped_column(
+        server_default=text("false")
+    )  # so no replay gives its scores
+    client_ref: Mapped[str | None]  # what the device calls it
     created_at: Mapped[datetime] = _now()
-    __table_args__ = (Index(None, "model_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "model_id", "created_at"),
+        Index(
+            "uq_predictions_client_ref",
+            "key_id",
+            "client_ref",
+            unique=True,
+            postgresql_where=text("client_ref IS NOT NULL"),
+        ),
+    )
 
 
 class Correction(Base):

@@ -16,13 +16,12 @@ from backtalk.learn.backbones import Embedder
 from backtalk.learn.flow import tf
 from backtalk.learn.pixels import decode_input
 from backtalk.learn.warmup import encode_prediction_log, write_warmup
+from backtalk.signatures import BYTES_SIGNATURE, EMBEDDING, IMAGE, IMAGE_BYTES, SCORES, TENSOR_SIGNATURE
 from backtalk.sums import make_folder, write_sums
 
 LABELS = "assets/labels.txt"
 HEAD = "head.npz"
 CARD = "card.json"
-TENSOR_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serve_bytes"
-IMAGE, IMAGE_BYTES = "image", "image_bytes"  # their inputs
 _LIBRARIES = ("numpy", "scipy", "tensorflow", "ai-edge-litert")
 
 
@@ -74,14 +73,14 @@ def _build(head: Head, embedder: Embedder) -> tuple[Any, dict[str, Any]]:
 
     def serve_tensor(image: Any) -> dict[str, Any]:
         scores, embedding = answer(image)
-        return {"scores": scores, "embedding": embedding}
+        return {SCORES: scores, EMBEDDING: embedding}
 
     def serve_bytes(image_bytes: Any) -> dict[str, Any]:
         shape = tf.TensorSpec(embedder.image_shape[1:], tf.uint8)
         images = tf.map_fn(
             lambda data: decode_input(data, embedder.input_size), image_bytes, fn_output_signature=shape
         )
-        return {"scores": answer(images)[0]}
+        return {SCORES: answer(images)[0]}
 
     tensor = tf.TensorSpec(embedder.image_shape, tf.uint8, name=IMAGE)
     strings = tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from backtalk.errors import ArtefactInvalid
 from backtalk.golden import Golden, read_golden
 from backtalk.heads import Head
-from backtalk.learn.export import (
-    BYTES_SIGNATURE,
-    CARD,
-    HEAD,
-    IMAGE,
-    IMAGE_BYTES,
-    LABELS,
-    TENSOR_SIGNATURE,
-)
+from backtalk.learn.export import CARD, HEAD, LABELS
 from backtalk.learn.flow import tf
 from backtalk.learn.pixels import can_decode
 from backtalk.runtime import Backbone
+from backtalk.signatures import (
+    BYTES_SIGNATURE,
+    IMAGE,
+    IMAGE_BYTES,
+    TENSOR_SIGNATURE,
+    Tensor,
+    describe_signatures,
+)
 from backtalk.sums import verify_sums
 
 #: Of a score, for one and the same embedding: nothing but the order of sums may differ.
@@ -93,23 +93,20 @@ def _load_signatures(folder: Path, head: Head, golden: Golden) -> dict[str, Any]
         signatures = dict(tf.saved_model.load(str(folder)).signatures)
     except Exception as error:  # noqa: BLE001  # TensorFlow raises many kinds; all mean that it does not load
         raise ArtefactInvalid(f"{folder.name}: TensorFlow does not load it: {error}") from None
-    size, classes, width = golden.inputs.shape[1], len(head.labels), head.weights.shape[1]
-    expected = {
-        TENSOR_SIGNATURE: (
-            {IMAGE: tf.TensorSpec([None, size, size, 3], tf.uint8)},
-            {
-                "scores": tf.TensorSpec([None, classes], tf.float32),
-                "embedding": tf.TensorSpec([None, width], tf.float32),
-            },
-        ),
-        BYTES_SIGNATURE: (
-            {IMAGE_BYTES: tf.TensorSpec([None], tf.string)},
-            {"scores": tf.TensorSpec([None, classes], tf.float32)},
-        ),
-    }
-    for name, (inputs, outputs) in expected.items():
-        _check_signature(folder, name, signatures.get(name), inputs, outputs)
+    classes, width = head.weights.shape
+    expected = describe_signatures(size=golden.inputs.shape[1], width=width, classes=classes)
+    for name, wanted in expected.items():
+        _check_signature(
+            folder, name, signatures.get(name), _to_specs(wanted.input), _to_specs(*wanted.outputs)
+        )
     return signatures
+
+
+def _to_specs(*tensors: Tensor) -> dict[str, Any]:
+    return {
+        tensor.name: tf.TensorSpec([None if side < 0 else side for side in tensor.shape], tensor.dtype)
+        for tensor in tensors
+    }
 
 
 def _check_signature(folder: Path, name: str, signature: Any, inputs: Any, outputs: Any) -> None:

@@ -7,6 +7,8 @@ from backtalk import __version__
 from services.api import (
     admission,
     auth,
+    decisions,
+    devices,
     docs_page,
     document,
     errors,
@@ -22,6 +24,7 @@ from services.api import (
     retractions,
     review,
     runs,
+    tfserving,
     triggers,
     versions,
 )
@@ -43,6 +46,12 @@ class NameConverter(BaseConverter):
     regex = "[^/:]+"
 
 
+class MethodConverter(BaseConverter):
+    """The methods that TensorFlow Serving has beside `predict`."""
+
+    regex = "|".join(tfserving.Method)
+
+
 def make_app(backend: Backend) -> OpenAPI:
     """The API over `backend`, whose models are (or will be) started by the caller."""
     app = OpenAPI(
@@ -58,15 +67,19 @@ def make_app(backend: Backend) -> OpenAPI:
     app.openapi_version = OPENAPI_VERSION
     app.extensions[EXTENSION] = backend
     app.url_map.converters["name"] = NameConverter
+    app.url_map.converters["method"] = MethodConverter
     app.url_map.merge_slashes = False  # a redirect would be HTML, and a POST would lose its body
     _register_hooks(app, backend)
     errors.register(app)
     for resource in (
         predict,
+        tfserving,
+        devices,
         feedback,
         retractions,
         images,
         review,
+        decisions,
         models,
         versions,
         runs,

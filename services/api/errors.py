@@ -16,11 +16,19 @@ RETRY_AFTER_S = 2
 
 _log = logging.getLogger(__name__)
 
+#: What TensorFlow Serving answers, too: its clients read the member `error`.
+_SERVING_PATH = re.compile(
+    r"/v1/models/[^/:]+(/(versions|labels)/[^/:]+)?(/metadata|:(predict|classify|regress))?"
+)
+
 #: The nearest class in an error's line of descent decides, so a subclass may have a status of its own.
 STATUSES: dict[type[Exception], int] = {
     errors.NotFound: 404,
     errors.InvalidInput: 422,
     errors.InvalidCursor: 400,
+    errors.UnknownVersionLabel: 400,  # these three as TensorFlow Serving does
+    errors.MalformedTensor: 400,
+    errors.WrongSignature: 400,
     errors.UnsupportedImage: 415,
     errors.ImageTooLarge: 413,
     errors.Conflict: 409,
@@ -55,6 +63,8 @@ def make_problem(status: int, slug: str, detail: str, extra: dict[str, object] |
         "instance": request.path,
         "request_id": g.get("request_id", ""),
     }
+    if _SERVING_PATH.fullmatch(request.path):
+        members["error"] = detail
     text = json.dumps({**(extra or {}), **members}, default=str)
     response = Response(text, status, mimetype=MEDIA_TYPE)
     if status == 401:

@@ -31,9 +31,13 @@ class PredictionRecord(Answer):
 
     id: str
     model: str
-    version: int = Field(description="The version that answered.")
+    version: int = Field(description="The version that made it.")
     label: str
-    scores: list[float] = Field(description="In the order of the model's labels.")
+    scores: list[float] = Field(
+        description="In the order of the model's labels; empty if a device sent none."
+    )
+    made_elsewhere: bool = Field(description="By a device, which reported it.")
+    client_ref: str | None = Field(description="What the device calls it.")
     image: str = Field(description="The id of its picture. Equal pixels have the same.")
     image_deleted_at: datetime | None = Field(description="When the picture was deleted.")
     created_at: datetime
@@ -56,6 +60,8 @@ def get_prediction(path: PredictionPath) -> Response:
                 version=row.version,
                 label=row.label,
                 scores=list(row.scores),
+                made_elsewhere=row.made_elsewhere,
+                client_ref=row.client_ref,
                 image=str(image.id),
                 image_deleted_at=image.deleted_at,
                 created_at=row.created_at,

@@ -6,13 +6,17 @@ from typing import Any
 from flask import Response
 from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from backtalk import catalogue
-from backtalk.errors import Unavailable
-from backtalk.tables import Model
+from backtalk.errors import NotFound, Unavailable
+from backtalk.signatures import describe_signatures
+from backtalk.tables import Backbone, Model, Version
 from services.api.auth import require
 from services.api.intake import answer
 from services.api.shapes import Answer, ListOf, ModelPath, PageQuery, VersionPath, name_operation, problems
+from services.api.tensors import write_signature_map
+from services.api.tfserving import Label, LabelPath, find_labelled
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -54,7 +58,7 @@ class ModelSpec(Answer):
 
 class Metadata(ModelStatus):
     model_spec: ModelSpec | None
-    metadata: dict[str, Any] = Field(description="How to ask: what `:predict` takes and gives.")
+    metadata: dict[str, Any] = Field(description="`signature_def`: what `:predict` takes and gives.")
 
 
 @blueprint.get("/models", summary="All models", responses={200: ListOf[ModelShape], **problems(400)})
@@ -94,6 +98,22 @@ def get_version_status(path: VersionPath) -> Response:
 
 
 @blueprint.get(
+    "/models/<name:model>/labels/<name:label>",
+    summary="Whether the version with a label is served",
+    responses={200: ModelStatus, **problems(400, 404)},
+)
+@require()
+def get_label_status(path: LabelPath) -> Response:
+    """`live`, or `previous`, which is held for a rollback at once."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+    status = [_status(model, _find_number(model, path.label))]
+    return answer(
+        ModelStatus(**_shape(model).model_dump(), model_version_status=status), generation=model.generation
+    )
+
+
+@blueprint.get(
     "/models/<name:model>/metadata",
     summary="How to ask a model",
     responses={200: Metadata, **problems(404)},
@@ -102,7 +122,9 @@ def get_version_status(path: VersionPath) -> Response:
 def get_metadata(path: ModelPath) -> Response:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, path.model)
-    return answer(_metadata(model, model.live_version), generation=model.generation)
+        version = model.live_version and catalogue.get_version(session, model, model.live_version)
+        made = _metadata(session, model, version or None)
+    return answer(made, generation=model.generation)
 
 
 @blueprint.get(
@@ -114,8 +136,22 @@ def get_metadata(path: ModelPath) -> Response:
 def get_version_metadata(path: VersionPath) -> Response:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, path.model)
-        version = catalogue.get_version(session, model, path.number)
-    return answer(_metadata(model, version.number), generation=model.generation)
+        made = _metadata(session, model, catalogue.get_version(session, model, path.number))
+    return answer(made, generation=model.generation)
+
+
+@blueprint.get(
+    "/models/<name:model>/labels/<name:label>/metadata",
+    summary="How to ask the version with a label",
+    responses={200: Metadata, **problems(400, 404)},
+)
+@require()
+def get_label_metadata(path: LabelPath) -> Response:
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        number = _find_number(model, path.label)
+        made = _metadata(session, model, catalogue.get_version(session, model, number))
+    return answer(made, generation=model.generation)
 
 
 def _shape(model: Model) -> ModelShape:
@@ -129,24 +165,42 @@ def _shape(model: Model) -> ModelShape:
     )
 
 
-def _metadata(model: Model, number: int | None) -> Metadata:
+def _metadata(session: Session, model: Model, version: Version | None) -> Metadata:
+    if version is None:
+        return Metadata(**_shape(model).model_dump(), model_version_status=[], model_spec=None, metadata={})
+    backbone = session.get_one(Backbone, version.backbone_digest)
+    signatures = describe_signatures(
+        size=backbone.input_size, width=backbone.width, classes=len(model.labels)
+    )
     return Metadata(
         **_shape(model).model_dump(),
-        model_version_status=[] if number is None else [_status(model, number)],
-        model_spec=None if number is None else ModelSpec(name=model.name, version=str(number)),
-        metadata={
-            "inputs": {"b64": {"formats": ["JPEG", "PNG", "WebP"]}},
-            "outputs": {
-                "label": {"dtype": "string"},
-                "score": {"dtype": "float"},
-                "scores": {"dtype": "float", "shape": [len(model.labels)]},
-            },
-        },
+        model_version_status=[_status(model, version.number)],
+        model_spec=ModelSpec(name=model.name, version=str(version.number)),
+        metadata={"signature_def": write_signature_map(signatures)},
     )
 
 
 def _live_status(model: Model) -> list[VersionStatus]:
-    return [] if model.live_version is None else [_status(model, model.live_version)]
+    """The live version, and after it what this process holds beside it."""
+    if model.live_version is None:
+        return []
+    numbers = [model.live_version]
+    numbers += _held_numbers(model.name)
+    return [_status(model, number) for number in dict.fromkeys(numbers)]
+
+
+def _find_number(model: Model, label: str) -> int:
+    """The version with that label. The live one has its own also where it does not load."""
+    if label == Label.LIVE and model.live_version is not None:
+        return model.live_version
+    return find_labelled(model.name, label).number
+
+
+def _held_numbers(name: str) -> list[int]:
+    try:
+        return [held.number for held in get_backend().live.versions.list_held(name)]
+    except (NotFound, Unavailable):
+        return []
 
 
 def _status(model: Model, number: int) -> VersionStatus:
@@ -156,7 +210,7 @@ def _status(model: Model, number: int) -> VersionStatus:
     except Unavailable:
         states = {}
     known = states.get(model.name)
-    if known is not None and known.version == number:
+    if number in _held_numbers(model.name):
         return VersionStatus(version=str(number), state="AVAILABLE", status=_OK)
     if model.live_version != number:
         return VersionStatus(version=str(number), state="END", status=_OK)

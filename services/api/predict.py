@@ -6,18 +6,21 @@ from typing import Any
 
 from flask import Response, g, request
 from flask_openapi import APIBlueprint, Tag
-from pydantic import Field
+from pydantic import Field, RootModel
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
 from backtalk.errors import InvalidInput
-from backtalk.serving import MAX_BATCH, PredictedBatch
+from backtalk.incoming import MAX_BATCH
+from backtalk.serving import PredictedBatch
 from backtalk.states import Scope
+from services.api import tensors
 from services.api.auth import require
 from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
 from services.api.shapes import Answer, IdempotencyHeader, ModelPath, name_operation, problems
+from services.api.tfserving import TENSOR_SCHEMA, TensorAnswer, answer_tensors, read_json
 from services.backend import get_backend
 
 
@@ -34,6 +37,10 @@ class Predictions(Answer):
     model: str
     version: int = Field(description="The version that answered; the record names the same.")
     predictions: list[Prediction] = Field(description="In the order of the images.")
+
+
+class PredictionsOrTensors(RootModel[Predictions | TensorAnswer]):
+    """Tensors where the request has a `signature_name`, `inputs` or pixels as numbers."""
 
 
 #: The smallest picture there is: a PNG of one grey pixel.
@@ -69,17 +76,21 @@ _REQUEST_BODY: dict[str, Any] = {
         },
         "application/json": {
             "schema": {
-                "type": "object",
-                "properties": {
-                    "instances": {
-                        "type": "array",
-                        "items": _INSTANCE,
-                        "minItems": 1,
-                        "maxItems": MAX_BATCH,
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "properties": {
+                            "instances": {
+                                "type": "array",
+                                "items": _INSTANCE,
+                                "minItems": 1,
+                                "maxItems": MAX_BATCH,
+                            },
+                        },
+                        "required": ["instances"],
                     },
-                    "signature_name": {"description": "Ignored."},
-                },
-                "required": ["instances"],
+                    TENSOR_SCHEMA,
+                ]
             }
         },
     },
@@ -100,11 +111,13 @@ blueprint = APIBlueprint(
     description="Each answer is recorded before it is sent; correct or confirm it by its id. With an "
     "Idempotency-Key the same pictures get the same ids again.",
     request_body=_REQUEST_BODY,
-    responses={200: Predictions, **problems(400, 404, 408, 409, 413, 415, 429)},
+    responses={200: PredictionsOrTensors, **problems(400, 404, 408, 409, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
 @body_has_pictures
 def predict(path: ModelPath, header: IdempotencyHeader) -> Response:
+    if _is_json() and tensors.is_tensor_request(body := read_json()):
+        return answer_tensors(path.model, None, body)
     pictures = read_pictures()
     if header.idempotency_key is None:  # no transaction but the one statement that records
         batch = _predict(path.model, pictures)
@@ -119,7 +132,7 @@ def predict(path: ModelPath, header: IdempotencyHeader) -> Response:
 
 
 def _predict(model: str, pictures: list[bytes], within: Session | None = None) -> PredictedBatch:
-    batch = get_backend().live.predict(model, pictures, g.caller, within)
+    batch = get_backend().live.predict(model, pictures, g.caller, within=within)
     count_predictions(batch.model, batch.version, len(batch.predictions))
     return batch
 
@@ -131,8 +144,8 @@ def read_pictures() -> list[bytes]:
         BadRequest: no picture, or a body that says JSON or form and is none.
         InvalidInput: JSON of another shape.
     """
-    if request.is_json:
-        return _read_instances(_read_json())
+    if _is_json():
+        return _read_instances(read_json())
     if request.mimetype == "multipart/form-data":
         upload = request.files.get("image")
         if upload is None:
@@ -145,11 +158,11 @@ def read_pictures() -> list[bytes]:
     return [data]
 
 
-def _read_json() -> Any:
-    try:
-        return request.get_json()
-    except RecursionError:
-        raise BadRequest("The body is JSON nested too deeply.") from None
+def _is_json() -> bool:
+    """By name or by its first bytes: curl and `requests.post(data=…)` call it a form, or nothing at all."""
+    if request.mimetype == "multipart/form-data":
+        return False
+    return request.is_json or request.get_data()[:64].lstrip().startswith(b"{")
 
 
 def _read_instances(body: Any) -> list[bytes]:

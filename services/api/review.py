@@ -52,7 +52,9 @@ class Item(Answer):
     image: str = Field(description="The id of the picture.")
     image_url: str
     predicted: str
-    scores: list[float] = Field(description="In the order of the model's labels.")
+    scores: list[float] = Field(
+        description="In the order of the model's labels; empty if a device sent none."
+    )
     reported: str | None = Field(description="The newest reported label; null for an audit.")
     reporter: str | None = Field(description="Who reported it.")
     note: str | None

@@ -197,7 +197,10 @@ def i5_the_ledger_has_no_gap(scene: Scene) -> Iterator[str]:
 
 
 def i6_predictions_name_their_version_and_replay(scene: Scene) -> Iterator[str]:
-    """Each prediction names the version that made it, and replay gives the same scores."""
+    """Each prediction names the version that made it, and replay gives the same scores.
+
+    What a device made is what it says: its arithmetic is not ours to repeat.
+    """
     with scene.system.db.reading() as session:
         for operation in scene.history.acknowledged("predict"):
             row = session.get(Prediction, operation.id)
@@ -217,7 +220,7 @@ def _replay(session: Session, system: System) -> Iterator[str]:
         select(Prediction, Version, Image)
         .join(Version, (Version.model_id == Prediction.model_id) & (Version.number == Prediction.version))
         .join(Image, Image.id == Prediction.image_id)
-        .where(Image.store_key.is_not(None))
+        .where(Image.store_key.is_not(None), ~Prediction.made_elsewhere)
         .order_by(Prediction.id.desc())
         .limit(REPLAYED_AT_MOST)
     ).all()

@@ -55,8 +55,9 @@ def test_a_model_in_service_is_ready_and_one_that_lags_is_degraded(api: Api, tin
     lagging = api.client.get("/readyz")
     assert lagging.status_code == 200
     assert "animals answers with version 1" in lagging.get_json()["degraded"][0]
-    (status,) = api.get("/v1/models/animals").get_json()["model_version_status"]
+    status, other = api.get("/v1/models/animals").get_json()["model_version_status"]
     assert (status["version"], status["state"], status["status"]["error_code"]) == ("2", "END", "UNKNOWN")
+    assert (other["version"], other["state"]) == ("1", "AVAILABLE")
     (status,) = api.get("/v1/models/animals/versions/1").get_json()["model_version_status"]
     assert status["state"] == "AVAILABLE"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
-from backtalk.serving import MAX_BATCH
+from backtalk.incoming import MAX_BATCH
 from backtalk.tables import IdempotencyKey, Prediction
 from tests.clients import Api, assert_problem
 from tests.served import LABELS, go_live, make_jpeg, make_served_model
@@ -81,14 +81,12 @@ def test_the_ways_to_send_one_image_give_one_answer(served: Api) -> None:
     assert len({str(answer.json["predictions"][0]["scores"]) for answer in answers}) == 1
 
 
-def test_what_tensorflow_servings_clients_send_is_taken(served: Api) -> None:
+def test_files_may_be_named_as_tensorflow_servings_clients_do(served: Api) -> None:
     instances = as_json(make_jpeg(1), make_jpeg(2))["instances"]
-    plain = served.post(PATH, json={"signature_name": "serving_default", "instances": instances})
-    named = served.post(PATH, json={"instances": [{"image_bytes": one} for one in instances]})
-    for response in (plain, named):
-        assert response.status_code == 200
-        assert len(response.json["predictions"]) == 2
-    assert count_predictions(served) == 4
+    response = served.post(PATH, json={"instances": [{"image_bytes": one} for one in instances]})
+    assert response.status_code == 200
+    assert [set(one) for one in response.json["predictions"]] == [{"id", "label", "score", "scores"}] * 2
+    assert count_predictions(served) == 2
 
 
 def test_the_generation_in_the_header_follows_a_promotion(served: Api) -> None:

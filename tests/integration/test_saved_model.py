@@ -111,8 +111,11 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 def test_the_version_can_answer_its_own_warmup_requests(artefact: Path, signatures: dict[str, Any]) -> None:
     log_class, tensor_class = make_prediction_log(), type(tf.make_tensor_proto(0))
-    records = list(read_records(artefact / "assets.extra" / "tf_serving_warmup_requests"))
-    assert len(records) == 2
+    path = artefact / "assets.extra" / "tf_serving_warmup_requests"
+    records = list(read_records(path))
+    assert records == list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())  # which checks the sums
+    logs = [log_class.FromString(record).predict_log for record in records]
+    assert [log.request.model_spec.signature_name for log in logs] == ["serving_default", "serve_bytes"]
     for record in records:
         request = log_class.FromString(record).predict_log.request
         assert request.model_spec.name == "parts"

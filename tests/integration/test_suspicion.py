@@ -49,6 +49,22 @@ def test_a_report_that_nothing_speaks_for_is_marked_with_the_reason(database: Da
         )
 
 
+def test_scores_that_a_device_sent_clear_nobody(database: Database):
+    with database.reading() as session:
+        correction = correct(session, predict_beside_cats(session, 0.9, made_elsewhere=True), "dog")
+        assert correction.suspicion == 1
+        assert correction.mark == (
+            "A device predicted it, and of the 10 most similar training images that people labelled, none is "
+            "'dog' and 10 are 'cat'."
+        )
+
+
+def test_where_a_device_answered_and_nothing_is_similar_nothing_is_weighed(database: Database):
+    with database.reading() as session:
+        correction = correct(session, predict(session, made_elsewhere=True), "dog")
+        assert (correction.suspicion, correction.mark) == (None, None)
+
+
 @pytest.mark.parametrize("policy", [{}, {"review": "auto"}])
 def test_the_mark_decides_nothing(database: Database, policy: dict):
     with database.reading() as session:

@@ -231,6 +231,7 @@ def test_tensorflow_serving_sees_the_store_where_models_config_says(tmp_path: Pa
     assert f'base_path: "{target}/digits"' in store.models_config_path.read_text()
     assert f"--model_config_file={target}/models.config" in service["command"]
     assert any(word.startswith("--model_config_file_poll_wait_seconds=") for word in service["command"])
+    assert [port.rpartition(":")[2] for port in service["ports"]] == ["8501", "8500"]  # REST and gRPC
     assert f"{source}:/models" in services()["training-head"]["volumes"]
     assert "BACKTALK_STORE=/models" in " ".join(lineage("worker"))
 

@@ -1,0 +1,213 @@
+"""Tensors as TensorFlow Serving's REST API writes them in JSON: requests to pictures, answers to numbers.
+
+Its documentation is `api_rest.md`; the sentences that begin an error are those of its `json_tensor.cc`.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backtalk.errors import MalformedTensor
+from backtalk.incoming import MAX_BATCH
+from backtalk.serving import PredictedBatch
+from backtalk.signatures import EMBEDDING, IMAGE, SCORES, TENSOR_SIGNATURE, Signature, Tensor
+
+ROWS, COLUMNS = "instances", "inputs"
+SIGNATURE_NAME = "signature_name"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request asks: which signature, in which of the two formats, about which pictures."""
+
+    signature: Signature
+    in_columns: bool
+    pictures: list[bytes]
+
+
+def is_tensor_request(body: Any) -> bool:
+    """Whether a body says what TensorFlow Serving alone understands: then it gets what that would answer."""
+    if not isinstance(body, dict):
+        return False
+    if SIGNATURE_NAME in body or COLUMNS in body:
+        return True
+    rows = body.get(ROWS)
+    first = rows[0] if isinstance(rows, list) and rows else None
+    return isinstance(first, list) or (isinstance(first, dict) and IMAGE in first)
+
+
+def read_question(body: Any, signatures: dict[str, Signature]) -> Question:
+    """Read the body of `:predict`.
+
+    Raises:
+        MalformedTensor: says what is wrong, and where.
+    """
+    if not isinstance(body, dict):
+        raise MalformedTensor("The JSON value is not an object.")
+    signature = _find_signature(body, signatures)
+    if ROWS in body and COLUMNS in body:
+        raise MalformedTensor("Not formatted correctly expecting only one of 'inputs' or 'instances' keys.")
+    if ROWS not in body and COLUMNS not in body:
+        raise MalformedTensor("Missing 'inputs' or 'instances' key")
+    in_columns = COLUMNS in body
+    values = (
+        _read_columns(body[COLUMNS], signature.input) if in_columns else _read_rows(body, signature.input)
+    )
+    if not 0 < len(values) <= MAX_BATCH:
+        raise MalformedTensor(f"Send between 1 and {MAX_BATCH} pictures in one call, not {len(values)}.")
+    read = _read_pixels if signature.input.name == IMAGE else _read_files
+    return Question(signature, in_columns, read(values, signature.input))
+
+
+def _find_signature(body: dict[str, Any], signatures: dict[str, Signature]) -> Signature:
+    name = body.get(SIGNATURE_NAME, "")
+    if not isinstance(name, str):
+        raise MalformedTensor("Not formatted correctly. 'signature_name' key must be a string value.")
+    found = signatures.get(name or TENSOR_SIGNATURE)
+    if found is None:
+        known = " and ".join(signatures)
+        raise MalformedTensor(
+            f'Serving signature name: "{name[:100]}" not found in signature def: there are {known}.'
+        )
+    return found
+
+
+def _read_rows(body: dict[str, Any], wanted: Tensor) -> list[Any]:
+    rows = body[ROWS]
+    if not isinstance(rows, list):
+        raise MalformedTensor("Excepting 'instances' to be an list/array")
+    if not rows:
+        raise MalformedTensor("No values in 'instances' array")
+    if not _is_named(rows[0]):
+        return rows
+    for number, row in enumerate(rows):
+        if not _is_named(row):
+            raise MalformedTensor(f"Expecting object but got list at item {number} of input list")
+        if row.keys() != {wanted.name}:
+            raise MalformedTensor(
+                f"Failed to process element: {number} of 'instances' list. "
+                f"JSON object keys must be equal to: {wanted.name}"
+            )
+    return [row[wanted.name] for row in rows]
+
+
+def _read_columns(value: Any, wanted: Tensor) -> list[Any]:
+    if _is_named(value):
+        if wanted.name not in value:
+            raise MalformedTensor(f"Missing named input: {wanted.name} in 'inputs' object.")
+        value = value[wanted.name]
+    if not isinstance(value, list):
+        raise MalformedTensor(f"{wanted.name} has shape [], and {_shape(wanted)} is expected.")
+    return value
+
+
+def _is_named(value: Any) -> bool:
+    """Whether it names inputs, rather than being bytes in base64."""
+    return isinstance(value, dict) and not (value.keys() == {"b64"} and isinstance(value["b64"], str))
+
+
+def _read_pixels(values: list[Any], wanted: Tensor) -> list[bytes]:
+    """Numbers to PNG, which changes none of them: from here on it is a picture like any other."""
+    try:
+        pixels = np.asarray(values)
+    except ValueError:  # rows of unlike length
+        raise MalformedTensor(f"{wanted.name} is no tensor of the shape {_shape(wanted)}.") from None
+    if pixels.dtype.kind != "i" or (pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255):
+        raise MalformedTensor(
+            f"{wanted.name}: a JSON value is not of expected type: {wanted.dtype}, whole numbers of 0 to 255."
+        )
+    if pixels.shape[1:] != wanted.shape[1:]:
+        found = ",".join(map(str, pixels.shape))
+        raise MalformedTensor(f"{wanted.name} has shape [{found}], and {_shape(wanted)} is expected.")
+    return [_encode(picture) for picture in pixels.astype(np.uint8)]
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _read_files(values: list[Any], wanted: Tensor) -> list[bytes]:
+    return [_read_file(number, value, wanted) for number, value in enumerate(values)]
+
+
+def _read_file(number: int, value: Any, wanted: Tensor) -> bytes:
+    if isinstance(value, str):  # TensorFlow's strings are bytes
+        return value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, dict):
+        raise MalformedTensor(f"{wanted.name}: item {number} is not of expected type: {wanted.dtype}")
+    if _is_named(value):
+        raise MalformedTensor(f"{wanted.name}: item {number} is not formatted correctly for base64 data")
+    text = "".join(value["b64"].split())
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedTensor(f"{wanted.name}: item {number}: Unable to base64 decode") from None
+
+
+def _shape(wanted: Tensor) -> str:
+    return "[" + ",".join(map(str, wanted.shape)) + "]"
+
+
+def write_answer(question: Question, batch: PredictedBatch) -> dict[str, Any]:
+    """The answer in the format of the question. The name of an output that is the only one is left out."""
+    given: dict[str, Sequence[Any]] = {
+        SCORES: [[_write_decimal(score) for score in one.scores] for one in batch.predictions],
+    }
+    names = [tensor.name for tensor in question.signature.outputs]
+    if EMBEDDING in names:
+        given[EMBEDDING] = [[_write_decimal(value) for value in one] for one in batch.embeddings.tolist()]
+    if len(names) == 1:
+        whole: Any = given[names[0]]
+    elif question.in_columns:
+        whole = {name: given[name] for name in names}
+    else:
+        whole = [dict(zip(names, row, strict=True)) for row in zip(*(given[n] for n in names), strict=True)]
+    return {"outputs" if question.in_columns else "predictions": whole}
+
+
+def _write_decimal(value: float) -> float:
+    """A float32 with as many digits as it needs: six, or nine where six would be another number."""
+    short = float(f"{value:.6g}")
+    return short if np.float32(short) == np.float32(value) else float(f"{value:.9g}")
+
+
+# --- metadata ------------------------------------------------------------------------------------
+_DTYPES = {"float32": "DT_FLOAT", "string": "DT_STRING", "uint8": "DT_UINT8"}
+
+
+def write_signature_map(signatures: dict[str, Signature]) -> dict[str, Any]:
+    """The `SignatureDefMap` of `/metadata`. Tensors have no name in a graph: no graph answers here."""
+    return {
+        "signature_def": {
+            name: {
+                "inputs": _write_tensors(signature.input),
+                "outputs": _write_tensors(*signature.outputs),
+                "method_name": "tensorflow/serving/predict",
+                "defaults": {},
+            }
+            for name, signature in signatures.items()
+        }
+    }
+
+
+def _write_tensors(*described: Tensor) -> dict[str, Any]:
+    return {
+        tensor.name: {
+            "dtype": _DTYPES[tensor.dtype],
+            "tensor_shape": {
+                "dim": [{"size": str(side), "name": ""} for side in tensor.shape],
+                "unknown_rank": False,
+            },
+            "name": "",
+        }
+        for tensor in described
+    }

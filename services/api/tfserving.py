@@ -1,0 +1,225 @@
+"""TensorFlow Serving's REST API where it goes beyond ours: versions, labels, signatures, tensors in JSON.
+
+`docs/serving.md` holds it against TensorFlow Serving's own documentation, point by point.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from flask import Response, g, json, request
+from flask_openapi import APIBlueprint, Tag
+from pydantic import BaseModel, Field
+from werkzeug.exceptions import BadRequest
+
+from backtalk.errors import (
+    MalformedTensor,
+    ModelNotFound,
+    RefusedImage,
+    ServableNotFound,
+    UnknownVersionLabel,
+    WrongSignature,
+)
+from backtalk.loading import ServedVersion
+from backtalk.signatures import Signature, describe_signatures
+from backtalk.states import Scope
+from services.api import tensors
+from services.api.auth import require
+from services.api.intake import body_has_pictures
+from services.api.metrics import count_predictions
+from services.api.shapes import ModelPath, VersionPath, name_operation, problems
+from services.backend import get_backend
+
+blueprint = APIBlueprint(
+    "tfserving",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="predictions")],
+    operation_id_callback=name_operation,
+)
+
+
+class Label(StrEnum):
+    """The versions that a process holds."""
+
+    LIVE = "live"
+    PREVIOUS = "previous"
+
+
+class Method(StrEnum):
+    """What signatures of other models may have; ours have `predict` alone."""
+
+    CLASSIFY = "classify"
+    REGRESS = "regress"
+
+
+class LabelPath(ModelPath):
+    label: str = Field(description="`live`, or `previous`: the version before it.", examples=["live"])
+
+
+class MethodPath(ModelPath):
+    method: Method
+
+
+class VersionMethodPath(VersionPath):
+    method: Method
+
+
+class LabelMethodPath(LabelPath):
+    method: Method
+
+
+class TensorAnswer(BaseModel):
+    """`predictions` to a request with `instances`, `outputs` to one with `inputs`."""
+
+    predictions: list[Any] | None = Field(None, description="One item for each instance.")
+    outputs: Any = Field(None, description="The only output, or an object with each.")
+
+
+_PIXELS = {"type": "array", "items": {"type": "array"}, "description": "Numbers: height, width, colour."}
+_FILE = {"type": "object", "properties": {"b64": {"type": "string", "contentEncoding": "base64"}}}
+TENSOR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "signature_name": {
+            "type": "string",
+            "enum": ["serving_default", "serve_bytes"],
+            "description": "`serving_default` takes pixels as nested numbers, `serve_bytes` whole files.",
+        },
+        "instances": {"type": "array", "items": {"anyOf": [_FILE, _PIXELS]}, "minItems": 1},
+        "inputs": {"anyOf": [{"type": "array"}, {"type": "object"}]},
+    },
+}
+_BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": TENSOR_SCHEMA}}}
+_ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 413, 415, 429)}
+
+
+@blueprint.post(
+    "/models/<name:model>/versions/<int:number>:predict",
+    summary="Ask one version, as TensorFlow Serving is asked",
+    request_body=_BODY,
+    responses=_ANSWERS,
+)
+@require(Scope.PREDICT)
+@body_has_pictures
+def predict_with_version(path: VersionPath) -> Response:
+    """The live version or the one before it; recorded like every prediction, ids in the headers."""
+    return answer_tensors(path.model, find_numbered(path.model, path.number), read_json())
+
+
+@blueprint.post(
+    "/models/<name:model>/labels/<name:label>:predict",
+    summary="Ask the version with a label, as TensorFlow Serving is asked",
+    request_body=_BODY,
+    responses=_ANSWERS,
+)
+@require(Scope.PREDICT)
+@body_has_pictures
+def predict_with_label(path: LabelPath) -> Response:
+    return answer_tensors(path.model, find_labelled(path.model, path.label), read_json())
+
+
+@blueprint.post(
+    "/models/<name:model>:<method:method>",
+    summary="Not offered: answers what TensorFlow Serving would",
+    responses=problems(400, 404, 408, 413, 429),
+)
+@require(Scope.PREDICT)
+def ask_otherwise(path: MethodPath) -> Response:
+    """No signature can be asked by `classify` or `regress`: always 400."""
+    _find_held(path.model, f"Latest({path.model})")
+    raise _wrong_signature(path.method)
+
+
+@blueprint.post(
+    "/models/<name:model>/versions/<int:number>:<method:method>",
+    summary="Not offered for a version, either",
+    responses=problems(400, 404, 408, 413, 429),
+)
+@require(Scope.PREDICT)
+def ask_version_otherwise(path: VersionMethodPath) -> Response:
+    find_numbered(path.model, path.number)
+    raise _wrong_signature(path.method)
+
+
+@blueprint.post(
+    "/models/<name:model>/labels/<name:label>:<method:method>",
+    summary="Not offered for a label, either",
+    responses=problems(400, 404, 408, 413, 429),
+)
+@require(Scope.PREDICT)
+def ask_label_otherwise(path: LabelMethodPath) -> Response:
+    find_labelled(path.model, path.label)
+    raise _wrong_signature(path.method)
+
+
+def _wrong_signature(method: Method) -> WrongSignature:
+    return WrongSignature(
+        f"Expected {method} signature method_name to be tensorflow/serving/{method}. "
+        "Was: tensorflow/serving/predict. Use `:predict`."
+    )
+
+
+def answer_tensors(model: str, pinned: ServedVersion | None, body: Any) -> Response:
+    """Answer a request in TensorFlow Serving's words, by `pinned` or else by the version in service.
+
+    Raises:
+        MalformedTensor: the body is none, or a picture in it is not taken in.
+    """
+    live = get_backend().live
+    served = pinned or live.get_version(model)
+    question = tensors.read_question(body, signatures_of(served))
+    try:
+        batch = live.predict(model, question.pictures, g.caller, pinned=served)
+    except RefusedImage as error:  # TensorFlow knows one status for all that it cannot decode
+        raise MalformedTensor(error.message, **error.extra) from None
+    count_predictions(batch.model, batch.version, len(batch.predictions))
+    response = Response(json.dumps(tensors.write_answer(question, batch)), mimetype="application/json")
+    response.headers["Backtalk-Generation"] = str(batch.generation)
+    response.headers["Backtalk-Version"] = str(batch.version)
+    response.headers["Backtalk-Predictions"] = ",".join(one.id for one in batch.predictions)
+    return response
+
+
+def read_json() -> Any:
+    """The body, whatever it is called: TensorFlow Serving does not look at the content type.
+
+    Raises:
+        BadRequest: it is no JSON.
+    """
+    try:
+        return request.get_json(force=True)
+    except RecursionError:
+        raise BadRequest("The body is JSON nested too deeply.") from None
+
+
+def find_numbered(model: str, number: int) -> ServedVersion:
+    """Raises ServableNotFound: this process does not hold that version."""
+    asked = f"Specific({model}, {number})"
+    held = _find_held(model, asked)
+    for served in held:
+        if served.number == number:
+            return served
+    names = ", ".join(f"{served.number} ({label})" for served, label in zip(held, Label, strict=False))
+    raise ServableNotFound(f"Servable not found for request: {asked}. In memory are {names}.")
+
+
+def find_labelled(model: str, label: str) -> ServedVersion:
+    """Raises UnknownVersionLabel: no version has that label, or it is not held here."""
+    held = dict(zip(Label, _find_held(model, f"Labeled({model}, {label})"), strict=False))
+    if label not in held:
+        known = " and ".join(held)
+        raise UnknownVersionLabel(f"Unrecognized servable version label: {label[:100]}. There is {known}.")
+    return held[Label(label)]
+
+
+def _find_held(model: str, asked: str) -> list[ServedVersion]:
+    try:
+        return get_backend().live.versions.list_held(model)
+    except ModelNotFound:
+        raise ServableNotFound(f"Servable not found for request: {asked}") from None
+
+
+def signatures_of(served: ServedVersion) -> dict[str, Signature]:
+    return describe_signatures(
+        size=served.backbone.input_size, width=served.backbone.width, classes=len(served.labels)
+    )

@@ -1,0 +1,284 @@
+"""The Python client against the real API over real sockets, also where the network misbehaves."""
+
+import ast
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from backtalk import client as client_module
+from backtalk import review
+from backtalk.client import Client, Problem, Recorded, Unreachable
+from backtalk.tables import Correction, Prediction
+from tests import factories
+from tests.clients import Api
+from tests.faults.proxy import Proxy
+from tests.served import LABELS, make_jpeg, make_served_model
+
+
+class Front:
+    """In front of the app: may answer the next calls itself, as a busy server would; notes what comes."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.refusals: list[tuple[str, list[tuple[str, str]], bytes]] = []
+        self.seen: list[tuple[str, str, str | None]] = []  # method, path, Idempotency-Key
+
+    def refuse(self, status: str, kind: str, **headers: str) -> None:
+        body = f'{{"type": "urn:backtalk:problem:{kind}", "detail": "Not now."}}'.encode()
+        self.refusals.append((status, [(name.replace("_", "-"), one) for name, one in headers.items()], body))
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], key))
+        if not self.refusals:
+            return self._app(environ, start_response)
+        status, headers, body = self.refusals.pop(0)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        start_response(status, [("Content-Length", str(len(body))), *headers])
+        return [body]
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections, as gunicorn does
+
+    def log(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve(app: Any) -> Iterator[int]:
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def served(api: Api, tiny_folder: Path) -> Api:
+    make_served_model(api.system, tiny_folder)
+    return api
+
+
+@pytest.fixture
+def front(served: Api) -> Front:
+    return Front(served.app)
+
+
+@pytest.fixture
+def port(front: Front) -> Iterator[int]:
+    with serve(front) as port:
+        yield port
+
+
+@pytest.fixture
+def client(port: int, served: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_S", 0.01)
+    with Client(f"http://127.0.0.1:{port}", served.token) as client:
+        yield client
+
+
+def count(api: Api, table: type[Any]) -> int:
+    with api.system.db.reading() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def prepare(api: Api, *predictions: str) -> None:
+    with api.system.db.transaction() as session:
+        for prediction in predictions:
+            review.prepare_prediction(session, prediction)
+
+
+def test_the_whole_loop_by_the_client(client: Client, served: Api, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(make_jpeg(1))
+    said = client.predict("animals", path)
+    assert (said.model, said.version) == ("animals", 1)
+    assert said.label == LABELS[said.scores.index(said.score)]
+    wrong = next(label for label in LABELS if label != said.label)
+    stated = client.correct(said, wrong, reporter="zoë", note="it barks – surely")
+    assert stated.state == "pending"
+    assert client.receipt(stated).label == wrong
+
+    other = client.predict("animals", make_jpeg(2))
+    assert client.confirm(other.id).state == "active"
+
+    made = client.record("animals", make_jpeg(3), "cat", version=2, scores=[0.8, 0.1, 0.1], client_ref="a/1")
+    assert made == Recorded(made.id, 2, "cat")
+    assert (
+        client.record("animals", make_jpeg(3), "cat", version=2, scores=[0.8, 0.1, 0.1], client_ref="a/1")
+        == made
+    )
+    client.correct(made, "owl")
+
+    prepare(served, said.id, made.id)
+    items = {item.prediction: item for item in client.lease("animals")}
+    assert items.keys() == {said.id, made.id}
+    assert (items[said.id].reporter, items[said.id].note) == ("zoë", "it barks – surely")
+    assert client.picture(items[said.id]).startswith(b"\xff\xd8\xff")
+    assert client.decide(items[said.id], "approve").final
+    assert client.decide(items[made.id], "relabel", "dog").label == "dog"
+    assert client.receipt(stated).state == "approved"
+    with pytest.raises(Problem) as refused:
+        client.decide(items[said.id], "approve")
+    assert (refused.value.status, refused.value.kind) == (412, "item-changed")
+
+    decided = {one.prediction: one for one in client.decisions("animals")}
+    assert {one.label for one in decided.values()} == {wrong, "dog"}
+    assert (decided[made.id].predicted, decided[made.id].made_elsewhere) == ("cat", True)
+    assert decided[said.id].scores == pytest.approx(said.scores)
+    assert client.picture(decided[said.id])
+
+    run = client.train("animals")
+    assert [one.id for one in client.runs("animals")] == [run]
+    assert (client.run(run).state, client.run(run).checks) == ("queued", [])
+    assert client.model("animals")["labels"] == list(LABELS)
+
+
+def test_lists_are_walked_to_their_end(client: Client, served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_PAGE", 2)
+    with served.system.db.transaction() as session:
+        model = factories.make_model(session, "plants")
+        for number in range(2, 8):
+            factories.make_version(session, model, number)
+        for label in ("cat", "dog", "dog"):
+            factories.make_decision(session, model, label)
+        factories.make_decision(session, model, "cat", counts=False)
+    assert [version.number for version in client.versions("plants")] == [7, 6, 5, 4, 3, 2, 1]
+    assert [one.label for one in client.decisions("plants")] == ["dog", "dog", "cat"]
+    assert list(client.runs("plants")) == []
+
+
+def test_refusals_are_problems_with_their_members(client: Client, served: Api) -> None:
+    said = client.predict("animals", make_jpeg())
+    with pytest.raises(Problem) as unknown:
+        client.correct(said, "brid")
+    assert (unknown.value.status, unknown.value.kind) == (422, "unknown-label")
+    assert unknown.value.members["labels"] == list(LABELS)
+    assert unknown.value.request_id
+    assert "brid" in str(unknown.value)
+    with pytest.raises(Problem) as missing:
+        client.predict("no such/model", make_jpeg())
+    assert missing.value.status == 404
+    with pytest.raises(Problem) as live:
+        client.promote("animals", 1)
+    assert live.value.status == 409
+    with pytest.raises(Problem) as first:
+        client.rollback("animals")
+    assert first.value.kind == "nothing-to-roll-back"
+    with pytest.raises(ValueError, match="is no address"):
+        Client("127.0.0.1:8000", "bt_x")
+
+
+def test_what_passes_is_waited_for_with_one_key(client: Client, front: Front, served: Api) -> None:
+    said = client.predict("animals", make_jpeg())
+    front.seen.clear()
+    front.refuse("503 Service Unavailable", "database-away", Retry_After="0")
+    front.refuse("429 Too Many Requests", "too-many-requests", Retry_After="0")
+    front.refuse("409 Conflict", "conflict")
+    wrong = next(label for label in LABELS if label != said.label)
+    client.correct(said, wrong)
+    assert len(front.seen) == 4
+    assert len(set(front.seen)) == 1
+    assert front.seen[0][2]
+    assert count(served, Correction) == 1
+
+
+def test_retry_after_is_heeded(client: Client, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(client_module.time, "sleep", slept.append)
+    front.refuse("503 Service Unavailable", "overloaded", Retry_After="7")
+    front.refuse("503 Service Unavailable", "overloaded", Retry_After="86400")
+    client.model("animals")
+    assert slept == [7.0, client_module.LONGEST_WAIT_S]
+
+
+def test_what_will_not_pass_is_not_repeated(client: Client, front: Front) -> None:
+    for status, kind in (("409 Conflict", "run-active"), ("500 Internal Server Error", "x")):
+        front.seen.clear()
+        front.refuse(status, kind)
+        with pytest.raises(Problem):
+            client.train("animals")
+        assert len(front.seen) == 1
+    front.seen.clear()
+    for _ in range(5):
+        front.refuse("503 Service Unavailable", "database-away")
+    with pytest.raises(Problem) as away:
+        client.model("animals")
+    assert (away.value.status, len(front.seen)) == (503, 5)
+
+
+def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client: Client) -> None:
+    """The call is done, the answer is lost, the connection dies: the repeat finds what the first one did."""
+    said = client.predict("animals", make_jpeg())
+    wrong = next(label for label in LABELS if label != said.label)
+    with Proxy(("127.0.0.1", port)) as proxy:
+        shaky = Client(f"http://127.0.0.1:{proxy.port}", served.token, timeout_s=1.0)
+        proxy.swallow_answers()
+        threading.Timer(1.5, proxy.heal).start()
+        stated = shaky.correct(said, wrong)
+        assert (stated.state, count(served, Correction)) == ("pending", 1)
+        proxy.swallow_answers()
+        threading.Timer(1.5, proxy.heal).start()
+        shaky.record("animals", make_jpeg(4), "cat")
+        assert count(served, Prediction) == 2
+        prepare(served, said.id)
+        (item,) = client.lease("animals")
+        proxy.swallow_answers()
+        with pytest.raises(Unreachable, match="no answer"):
+            shaky.decide(item, "approve")
+        proxy.heal()
+        assert [one.label for one in shaky.decisions("animals")] == [wrong]  # done, and only once
+        proxy.refuse()
+        with pytest.raises(Unreachable) as away:
+            Client(f"http://127.0.0.1:{proxy.port}", served.token, retries=1).model("animals")
+        assert isinstance(away.value.__cause__, ConnectionRefusedError)
+
+
+def test_threads_share_a_client(client: Client, served: Api) -> None:
+    found: list[str] = []
+
+    def ask(seed: int) -> None:
+        found.append(client.predict("animals", make_jpeg(seed)).id)
+        client.close()
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 4
+
+
+def test_it_needs_nothing_but_pythons_own_library(tmp_path: Path) -> None:
+    source = Path(client_module.__file__).read_text(encoding="utf-8")
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported <= set(sys.stdlib_module_names)
+    (tmp_path / "client.py").write_text(source, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-S",
+        "-I",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import client",
+    ]
+    subprocess.run(command, check=True, cwd=tmp_path)
