@@ -9,6 +9,7 @@ from backtalk import __version__
 from services.api import (
     admission,
     auth,
+    broker,
     docs_page,
     errors,
     feedback,
@@ -89,6 +90,7 @@ def _register_hooks(app: OpenAPI, backend: Backend) -> None:
     intake.register(app, settings)
     admission.register(app, settings)
     auth.register(app)
+    broker.register(app, settings.redis_url)
     limits.register(app, settings)
     intake.register_reading(app)
     admission.register_turns(app)
