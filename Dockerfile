@@ -68,7 +68,7 @@ COPY --from=events-packages /opt/venv /opt/venv
 # SIGTERM lets a worker finish its task, for as long as BACKTALK_WORKER_GRACE_S says.
 ENV REMAP_SIGTERM=SIGQUIT
 CMD ["celery", "--quiet", "-A", "workers.app", "worker", "--without-mingle", "--without-gossip", \
-     "-Q", "events", "-n", "events@%h", "-c", "2"]
+     "-Q", "events,ticks", "-n", "events@%h", "-c", "2"]
 
 FROM runtime AS worker
 COPY --from=worker-packages /opt/venv /opt/venv

@@ -230,7 +230,7 @@ def commands() -> dict[str, list[str]]:
     head, full = (f"training-{kind}" for kind in (RunKind.HEAD, RunKind.FULL))
     return {
         "api": [*python, "gunicorn", "-c", "python:services.gunicorn_conf"],
-        "events": [*worker, "-Q", "events", "-n", "events@%h", "-c", "2"],
+        "events": [*worker, "-Q", "events,ticks", "-n", "events@%h", "-c", "2"],
         head: [*worker, "-Q", head, "-n", f"{head}@%h", "-c", "1"],
         full: [*worker, "-Q", full, "-n", f"{full}@%h", "-c", "1"],
         "beat": [*celery, "-A", "workers.beat", "beat"],

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backtalk.errors import ImageNotFound
+from backtalk.errors import ImageNotFound, RefusedImage
 from backtalk.images import MAX_STORED_PIXELS, Picture, decode, to_input
 from backtalk.runtime import Backbone
 from backtalk.store import ImageStore
@@ -125,15 +125,17 @@ def embed_missing(
 
 
 def _find_picture(images: ImageStore, store_key: str | None, orientation: int) -> Picture | None:
-    """None where the pixels are not kept, or were deleted just now."""
+    """None where the pixels are not kept, were deleted just now, or are refused by a decoder that has become
+    stricter since they came: one image must not keep all others from being judged.
+    """
     if store_key is None:
         return None
     try:
         data = images.get(store_key)
-    except ImageNotFound as error:
+        return decode(data, max_bytes=len(data), max_pixels=MAX_STORED_PIXELS, orientation=orientation)
+    except (ImageNotFound, RefusedImage) as error:
         _log.warning("an image cannot be embedded: %s", error.message)
         return None
-    return decode(data, max_bytes=len(data), max_pixels=MAX_STORED_PIXELS, orientation=orientation)
 
 
 def _hold(session: Session, image_id: UUID) -> bool:

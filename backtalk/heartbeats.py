@@ -1,7 +1,9 @@
 """How the owner of a run says that it lives, and hears that it must let go."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -9,8 +11,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from backtalk import runs
-from backtalk.errors import WorkerStopping
+from backtalk.errors import LeaseLost, WorkerStopping
 from backtalk.runs import Claim
+from backtalk.states import RunState
 from backtalk.system import System
 
 log = logging.getLogger(__name__)
@@ -58,3 +61,36 @@ class Heart:
             )
         else:
             self._heard_at = self._beat_at
+
+
+@contextmanager
+def beating(system: System, claim: Claim, state: RunState) -> Iterator[None]:
+    """Beat from a thread of its own while the block works, which tells no progress.
+
+    Without, who judges or promotes for longer than the lease is doubled, and whoever is rung for next loses
+    it in turn, until the attempts are used up. A block that hangs is ended by its task's time limit.
+
+    Args:
+        state: beats count only while the run is in it. What the block commits may hand the run on, and a beat
+            after that would hold it against the next owner.
+    """
+    done = Event()
+    lease_s = system.settings.lease_s
+
+    def keep_beating() -> None:
+        while not done.wait(lease_s / 3):
+            try:
+                with system.db.transaction() as session:
+                    runs.beat(session, claim, {}, lease_s=lease_s, while_in=(state,))
+            except LeaseLost:  # the block hears of it at its own next write
+                return
+            except AWAY:
+                log.warning("run %s: the database does not answer", claim.run_id)
+
+    thread = Thread(target=keep_beating, name=f"beats of {claim.run_id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from backtalk.errors import ImageNotFound
 from backtalk.failpoints import failpoint
-from backtalk.sums import make_folder, sync_folder
+from backtalk.sums import make_folder, read_disk_clock, sync_folder
 
 #: Names this old are on the disk, whether or not their writer came to sync them (seconds).
 _SETTLED_S = 60.0
@@ -116,17 +116,22 @@ class ImageStore:
 
     def keys(self, older_than_s: float = 0.0) -> Iterator[str]:
         """Every key in the store, in no order; of files whose last write is so many seconds ago."""
+        if older_than_s and not self.root.is_dir():
+            return
+        now = read_disk_clock(self.root) if older_than_s else 0.0
         for path in self.root.glob("[0-9a-f][0-9a-f]/*"):
             key = f"{path.parent.name}/{path.name}"
-            if _IMAGE_KEY.fullmatch(key) and (not older_than_s or _age_s(path) > older_than_s):
+            if _IMAGE_KEY.fullmatch(key) and (not older_than_s or _age_s(path, now) > older_than_s):
                 yield key
 
     def sweep(self, older_than_s: float = 3600.0) -> int:
         """Remove what broken-off writes left aside; returns how many files."""
-        removed = 0
+        if not self._incoming.is_dir():
+            return 0
+        removed, now = 0, read_disk_clock(self._incoming)
         for path in self._incoming.glob("*"):
             try:
-                if path.stat().st_mtime < time.time() - older_than_s:
+                if path.stat().st_mtime < now - older_than_s:
                     path.unlink()
                     removed += 1
             except FileNotFoundError:  # its writer has just finished
@@ -152,8 +157,8 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _age_s(path: Path) -> float:
+def _age_s(path: Path, now: float) -> float:
     try:
-        return time.time() - path.stat().st_mtime
+        return now - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0

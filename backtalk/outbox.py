@@ -30,3 +30,13 @@ def take_unpublished(session: Session, limit: int = 100) -> list[OutboxEvent]:
 def mark_published(session: Session, events: Iterable[OutboxEvent]) -> None:
     ids = [event.id for event in events]
     session.execute(update(OutboxEvent).where(OutboxEvent.id.in_(ids)).values(published_at=func.now()))
+
+
+def measure_backlog(session: Session) -> tuple[int, float]:
+    """How many events wait for the relay, and how long the oldest has, in seconds of the database's clock."""
+    oldest = func.min(OutboxEvent.created_at)
+    age_s = func.extract("epoch", func.clock_timestamp() - oldest)
+    waiting, seconds = session.execute(
+        select(func.count(), age_s).where(OutboxEvent.published_at.is_(None))
+    ).one()
+    return waiting, max(0.0, float(seconds or 0.0))

@@ -15,6 +15,7 @@ from backtalk.events import CandidatePassed, ChampionChanged
 from backtalk.evidence import Contest, gather_evidence, get_contest
 from backtalk.failpoints import around_commit, failpoint
 from backtalk.gate import Judgement, judge
+from backtalk.heartbeats import beating
 from backtalk.interventions import Changed
 from backtalk.outbox import emit
 from backtalk.policy import Policy
@@ -33,12 +34,13 @@ def judge_run(system: System, run_id: str) -> None:
     claim = _claim(system, run_id, RunState.JUDGING)
     if claim is None:
         return
-    failpoint("judging.after_claim")
     try:
-        try:
-            _judge_once(system, claim)
-        except EmbeddingGone:  # an image was deleted while it was asked about: ask about the others
-            _judge_once(system, claim)
+        with beating(system, claim, RunState.JUDGING):
+            failpoint("judging.after_claim")
+            try:
+                _judge_once(system, claim)
+            except EmbeddingGone:  # an image was deleted while it was asked about: ask about the others
+                _judge_once(system, claim)
     except LeaseLost as error:
         log.warning("%s", error.message)
     except ArtefactInvalid as error:
@@ -158,20 +160,20 @@ def promote_run(system: System, run_id: str) -> None:
     claim = _claim(system, run_id, RunState.PROMOTING)
     if claim is None:
         return
-    failpoint("promotion.after_claim")
     with system.db.reading() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
         version = champions.get_version(session, model, run.version)
     try:
-        path = champions.publish(system, model, version)
+        with beating(system, claim, RunState.PROMOTING):
+            failpoint("promotion.after_claim")
+            path = champions.publish(system, model, version)
+            with system.db.transaction() as session:
+                promoted = _promote(session, claim, model, version, path, started)
+                around_commit(session, "promotion")
     except ArtefactInvalid as error:
         _quarantine(system, claim, error.message)
         return
-    try:
-        with system.db.transaction() as session:
-            promoted = _promote(session, claim, model, version, path, started)
-            around_commit(session, "promotion")
     except LeaseLost as error:
         log.warning("%s", error.message)
         return

@@ -84,12 +84,19 @@ def update_claimed(
         raise LeaseLost(f"Run {claim.run_id} is no longer ours (fence {claim.fence}).")
 
 
-def beat(session: Session, claim: Claim, progress: dict[str, Any], *, lease_s: float) -> None:
+def beat(
+    session: Session,
+    claim: Claim,
+    progress: dict[str, Any],
+    *,
+    lease_s: float,
+    while_in: Sequence[RunState] = OWNED,
+) -> None:
     """Say that the owner is alive; new progress also says that it is not stuck. Raises LeaseLost."""
     values: dict[str, Any] = {"lease_until": _in_seconds(lease_s), "heartbeat_at": func.now()}
     if progress:
         values |= {"progress": merge_progress(progress), "progress_at": func.now()}
-    update_claimed(session, claim, **values)
+    update_claimed(session, claim, while_in=while_in, **values)
 
 
 def merge_progress(progress: dict[str, Any]) -> ColumnElement[Any]:

@@ -1,6 +1,7 @@
 """The sums of an artefact, and the writes that survive a power cut."""
 
 import os
+import tempfile
 from hashlib import file_digest, sha256
 from pathlib import Path
 from uuid import uuid4
@@ -29,6 +30,16 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
+
+
+def read_disk_clock(folder: Path) -> float:
+    """The time, by the clock that dates files in `folder` (seconds since 1970).
+
+    On a shared disk that is not this machine's: by its own clock, a day ahead, it would take what another
+    machine is just writing for something long left behind.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from pathlib import Path
 
 from psycopg.errors import InsufficientPrivilege
@@ -17,6 +16,7 @@ from backtalk.errors import ArtefactInvalid
 from backtalk.failpoints import failpoint
 from backtalk.ledger import find_previous_champion
 from backtalk.states import ACTIVE_RUN_STATES, VersionState
+from backtalk.sums import read_disk_clock
 from backtalk.system import System
 from backtalk.tables import LedgerEntry, Model, Run, Version
 
@@ -121,8 +121,10 @@ def _remove_leftovers(system: System, known: set[str], active: set[str]) -> None
     ended = [p for p in root.glob(".training/*") if p.name not in active]
     # A removal that broke off after its first rename, and a file that was written aside and never renamed.
     torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
-    for path in [*candidates, *root.glob(".jobs/*"), *ended, *torn, *_list_half_numbers(root)]:
-        if _age_s(path) > LEFTOVER_AFTER_S:
+    found = [*candidates, *root.glob(".jobs/*"), *ended, *torn, *_list_half_numbers(root)]
+    now = read_disk_clock(root) if found else 0.0
+    for path in found:
+        if _age_s(path, now) > LEFTOVER_AFTER_S:
             _remove(path)
             log.info("removed %s, left by work that broke off", path.name)
     system.images.sweep()
@@ -153,8 +155,8 @@ def index_embeddings(system: System) -> None:
         log.debug("this process may make no index; whoever owns the tables may, with BACKTALK_MIGRATION_URL")
 
 
-def _age_s(path: Path) -> float:
+def _age_s(path: Path, now: float) -> float:
     try:
-        return time.time() - path.lstat().st_mtime
+        return now - path.lstat().st_mtime
     except FileNotFoundError:
         return 0.0

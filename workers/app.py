@@ -10,6 +10,7 @@ from backtalk.config import Settings
 from workers import log  # noqa: F401  # its signal must be connected before Celery sets up logging
 
 EVENTS_QUEUE = "events"
+TICKS_QUEUE = "ticks"
 #: A message that no worker acknowledged for so long is delivered again (seconds).
 VISIBILITY_TIMEOUT_S = 900
 NIGHTLY_TICK_S = 20.0
@@ -71,10 +72,13 @@ def _connection(transport_options: dict[str, Any]) -> dict[str, Any]:
         "visibility_timeout": VISIBILITY_TIMEOUT_S,
         # Look for unacknowledged messages every 10 s; by default it takes 100 s.
         "unacked_restore_throttle": 1,
-        # Without these a half-open connection hangs for ever.
-        "socket_timeout": 30,
+        # A half-open connection (the other end is gone and nobody said so) would hang for ever. A worker's
+        # loop stands still meanwhile, more than once, so the wait is short: with 30 s it was deaf for 92 s.
+        "socket_timeout": 5,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
+        # So often a worker looks whether its reply to BRPOP, which is due each second, is overdue by as much.
+        "health_check_interval": 10,
     }
     return {
         "broker_transport_options": options | transport_options,
@@ -82,6 +86,8 @@ def _connection(transport_options: dict[str, Any]) -> dict[str, Any]:
         # Redis may come later than the worker, and may be away for any time.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A full Redis refuses even the note that a message was taken or done: bear it, rather than end.
+        "broker_channel_error_retry": True,
         # After a lost connection the broker delivers unacknowledged tasks again: stop the first copy.
         "worker_cancel_long_running_tasks_on_connection_loss": True,
     }
@@ -99,16 +105,14 @@ def _shutdown(settings: Settings) -> dict[str, Any]:
 
 def _beat(settings: Settings) -> dict[str, Any]:
     def tick(task: str, every_s: float) -> dict[str, Any]:
-        # Ticks that nobody took in time are worthless: without `expires` they pile up while workers are
-        # away, and all run at once afterwards.
-        return {"task": task, "schedule": every_s, "options": {"queue": EVENTS_QUEUE, "expires": every_s}}
+        # In a queue of their own, they wait behind no backlog of events, and can be counted.
+        return {"task": task, "schedule": every_s, "options": {"queue": TICKS_QUEUE}}
 
     # Where MLflow is off, nobody is even asked.
     experiments = {"experiments": tick("experiments.tell", EXPERIMENTS_TICK_S)} if settings.mlflow else {}
     return {
-        # Kept in memory: the file of the default scheduler is corrupt after a kill, and all that matters
-        # (when a night was last considered) is in Postgres.
-        "beat_scheduler": "celery.beat:Scheduler",
+        # Two beats, a clock that jumps, a file that a kill left corrupt: see there.
+        "beat_scheduler": "workers.ticking:Ticking",
         "beat_schedule": {
             "nightly": tick("triggers.nightly", NIGHTLY_TICK_S),
             "ring": tick("upkeep.ring", RING_TICK_S),

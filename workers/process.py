@@ -27,6 +27,7 @@ from backtalk.states import RunKind, VersionState
 from backtalk.system import System
 from backtalk.tables import Version
 from backtalk.trainers import Trainers
+from workers.channel import tolerate_nonsense
 
 LOG = logging.getLogger(__name__)
 TRAINING_HOST = "training"  # workers named `training-…@host` keep a warm trainer
@@ -127,6 +128,7 @@ def _find_backbone() -> str | None:
 
 @celeryd_init.connect
 def _note_role(sender: str, **_: Any) -> None:
+    tolerate_nonsense()
     _Process.trains = sender.startswith(TRAINING_HOST)
     _Process.keeps_warm = sender.startswith(f"{TRAINING_HOST}-{RunKind.HEAD}@")
     _Process.give_back_at = mmap.mmap(-1, _MOMENT.size)  # shared with what is forked from here on

@@ -7,6 +7,7 @@ from backtalk import __version__
 from services.api import (
     admission,
     auth,
+    broker,
     decisions,
     devices,
     docs_page,
@@ -101,6 +102,7 @@ def _register_hooks(app: OpenAPI, backend: Backend) -> None:
     intake.register(app, settings)
     admission.register(app, settings)
     auth.register(app)
+    broker.register(app, settings.redis_url)
     limits.register(app, settings)
     intake.register_reading(app)
     admission.register_turns(app)

@@ -7,10 +7,11 @@ from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from backtalk import schema
+from backtalk import outbox, schema
 from backtalk.errors import Unavailable
 from backtalk.live import ModelState
-from services.api import admission, limits
+from services.api import admission
+from services.api.broker import get_broker
 from services.api.errors import make_problem
 from services.api.intake import answer
 from services.api.shapes import Answer, name_operation, problem_response
@@ -20,6 +21,7 @@ blueprint = APIBlueprint(
     "health", __name__, abp_tags=[Tag(name="operations")], operation_id_callback=name_operation
 )
 
+BACKLOG_LATE_S = 30.0  # an event waits a tenth of a second where all is well
 NO_KEY: dict[str, Any] = {"security": []}  # said of an operation that anybody may call
 
 
@@ -67,8 +69,7 @@ def check_ready() -> Response:
         if state.version is None
     ]
     degraded = [_describe(state) for state in states if state.version is not None and _is_behind(state)]
-    if not limits.is_redis_there(current_app):
-        degraded.append("Redis is away: feedback is counted in each process by itself, and training waits")
+    degraded += [*_check_redis(), *_check_relay()]
     full = admission.get_admission(current_app).disks.find_full()
     if full is not None:
         degraded.append(f"the disk of {full.name} is nearly full: no more pictures are taken in")
@@ -85,6 +86,27 @@ def _check_database() -> list[str]:
     except SQLAlchemyError as error:
         return [f"the database does not answer as it should: {type(error).__name__}"]
     return [misfit] if misfit else []
+
+
+def _check_redis() -> list[str]:
+    seen = get_broker(current_app).look()
+    if not seen.there:
+        return ["Redis is away: feedback is counted in each process by itself, and training waits"]
+    if seen.is_nearly_full:
+        return [f"Redis is nearly full, with {seen.used} of {seen.limit} bytes: soon training waits"]
+    return []
+
+
+def _check_relay() -> list[str]:
+    try:
+        with get_backend().system.db.reading() as session:
+            waiting, age_s = outbox.measure_backlog(session)
+    except SQLAlchemyError:  # said above
+        return []
+    if age_s < BACKLOG_LATE_S:
+        return []
+    why = "it does not run, or cannot write to Redis"
+    return [f"{waiting} events wait for the relay, the oldest for {age_s:.0f} s: {why}"]
 
 
 def _is_behind(state: ModelState) -> bool:

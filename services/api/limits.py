@@ -7,25 +7,16 @@ import time
 
 from flask import Flask, Response, current_app, g
 from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from backtalk.callers import Caller
 from backtalk.config import Settings
 from backtalk.states import Scope
 from services.api import auth
+from services.api.broker import IMPATIENT
 from services.api.errors import make_problem
 
 _EXTENSION = "backtalk-limiter"
-
-#: A call waits at most so long for Redis, once; after that the fallback counts (seconds).
-_REDIS_OPTIONS: dict[str, object] = {
-    "socket_connect_timeout": 0.25,
-    "socket_timeout": 0.25,
-    "retry": Retry(NoBackoff(), 0),
-    "single_connection_client": False,
-}
 
 
 def register(app: Flask, settings: Settings) -> None:
@@ -36,7 +27,7 @@ def register(app: Flask, settings: Settings) -> None:
         _get_key,
         application_limits=[_make_limit(scope, number) for scope, number in limited.items()],
         storage_uri=_storage_uri(settings.redis_url),
-        storage_options=_REDIS_OPTIONS if settings.redis_url else {},  # type: ignore[arg-type]
+        storage_options=IMPATIENT if settings.redis_url else {},
         key_prefix="backtalk",
         in_memory_fallback_enabled=True,
         # Two threads can find Redis gone at once; the fallback takes the first, this keeps the second going.
@@ -55,12 +46,6 @@ def _make_limit(scope: Scope, per_minute: int) -> ApplicationLimit:
         scope=scope.value,
         exempt_when=lambda: _asked_scope() is not scope,
     )
-
-
-def is_redis_there(app: Flask) -> bool:
-    """Whether the counts are kept in Redis just now. Waits a quarter of a second at most."""
-    limiter: Limiter = app.extensions[_EXTENSION]
-    return bool(limiter.storage.check())
 
 
 def _get_key() -> str:

@@ -12,11 +12,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from backtalk import outbox
 from backtalk.errors import Unavailable
 from backtalk.states import ACTIVE_RUN_STATES
-from backtalk.tables import Model, OutboxEvent, ReviewItem, Run
+from backtalk.tables import Model, ReviewItem, Run
 from services.api import admission
 from services.api.admission import Admission
+from services.api.broker import Broker, get_broker
 from services.api.health import NO_KEY
 from services.api.shapes import name_operation
 from services.backend import Backend
@@ -33,7 +35,9 @@ _BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 class Metrics:
     """One registry per app, so that several apps in one process do not mix."""
 
-    def __init__(self, backend: Backend, get_admission: Callable[[], Admission]) -> None:
+    def __init__(
+        self, backend: Backend, get_admission: Callable[[], Admission], get_broker: Callable[[], Broker]
+    ) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "backtalk_http_requests",
@@ -55,12 +59,15 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(RoomFigures(get_admission))
+        self.registry.register(BrokerFigures(get_broker))
         self.registry.register(LiveFigures(backend))
         self.registry.register(LoopFigures(backend))
 
 
 def register(app: Flask, backend: Backend) -> None:
-    app.extensions[_EXTENSION] = Metrics(backend, lambda: admission.get_admission(app))
+    app.extensions[_EXTENSION] = Metrics(
+        backend, lambda: admission.get_admission(app), lambda: get_broker(app)
+    )
     app.before_request(_start_clock)
     app.after_request(_count_request)
 
@@ -116,6 +123,25 @@ class RoomFigures:
         for folder, size in found.disks.free_bytes().items():
             free.add_metric([folder.name], size)
         yield free
+
+
+class BrokerFigures:
+    """Whether Redis answers, and how full it is."""
+
+    def __init__(self, get_broker: Callable[[], Broker]) -> None:
+        self._get_broker = get_broker
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            seen = self._get_broker().look()
+        except KeyError:  # asked once when it is registered, before there is any
+            return
+        yield GaugeMetricFamily("backtalk_redis_up", "1 while Redis answers.", value=float(seen.there))
+        yield GaugeMetricFamily("backtalk_redis_used_bytes", "Towards its limit.", value=seen.used)
+        yield GaugeMetricFamily(
+            "backtalk_redis_limit_bytes", "Its maxmemory; 0 is none. At the limit it refuses messages.",
+            value=seen.limit,
+        )  # fmt: skip
 
 
 class LiveFigures:
@@ -174,10 +200,7 @@ class LoopFigures:
         yield from figures
 
     def _count_outbox(self, session: Session) -> Iterator[Metric]:
-        waiting, oldest = session.execute(
-            select(func.count(), func.min(OutboxEvent.created_at)).where(OutboxEvent.published_at.is_(None))
-        ).one()
-        age_s = max(0.0, time.time() - oldest.timestamp()) if waiting else 0.0
+        waiting, age_s = outbox.measure_backlog(session)
         yield GaugeMetricFamily("backtalk_outbox_events", "Events that wait for the relay.", value=waiting)
         yield GaugeMetricFamily(
             "backtalk_outbox_oldest_seconds", "Age of the oldest event that waits.", value=age_s

@@ -13,14 +13,18 @@ from sqlalchemy import func, select
 
 from backtalk import failpoints, sweeper, triggers
 from backtalk.callers import CLI
+from backtalk.golden import write_golden
 from backtalk.heads import Head
+from backtalk.images import decode, to_input
 from backtalk.ledger import append_entry as append_entry  # noqa: PLC0414  # rows of a ledger, for tests
+from backtalk.runtime import Backbone
 from backtalk.states import RunKind, RunState, VersionState
 from backtalk.store import write_sums
 from backtalk.system import System
 from backtalk.tables import Embedding, Model, Run, Version
 from backtalk.trainers import Trainer
 from tests import factories
+from tests.served import make_jpeg
 
 
 def get_model(system: System) -> Model:
@@ -42,6 +46,18 @@ def teach(system: System, per_label: int = 4) -> None:
             session.add(
                 Embedding(image_id=sample.image_id, backbone_digest=version.backbone_digest, vector=vector)
             )
+
+
+def give_golden(system: System, number: int = 20) -> None:
+    """Golden images, for runs whose candidate a real trainer verifies."""
+    model = get_model(system)
+    with system.db.reading() as session:
+        query = select(Version).where(Version.number == model.live_version)
+        digest = session.scalars(query).one().backbone_digest
+    size = Backbone(system.versions.backbone_dir(digest), 1).input_size
+    pictures = [make_jpeg(seed) for seed in range(1000, 1000 + number)]
+    inputs = np.stack([to_input(decode(picture).pixels, size) for picture in pictures])
+    write_golden(system.versions.golden_path(model.name), inputs, pictures)
 
 
 def request_run(system: System) -> Run:

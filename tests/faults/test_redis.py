@@ -70,7 +70,7 @@ def test_workers_hear_again_while_redis_is_restarted_twenty_times(rig: Rig) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.fault(row=7)
+@pytest.mark.fault(row=7, only="the relay")
 def test_publishing_over_a_half_open_connection_fails_in_time_and_is_repeated(rig: Rig) -> None:
     rig.use("served").start("api")
     relay = rig.start("relay", redis_url=rig.proxy_url("redis"))
@@ -86,4 +86,27 @@ def test_publishing_over_a_half_open_connection_fails_in_time_and_is_repeated(ri
         rig.proxy("redis").heal()
         rig.wait_for(lambda: client.llen("events") >= 2, 30)  # a second ring for the same is borne
     assert relay.alive
+    assert rig.check() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.fault(row=7, tries=2)
+def test_a_worker_hears_again_after_its_connections_went_deaf(rig: Rig) -> None:
+    """First all that are open, new ones work; then every one for a while, until they are reset."""
+    rig.use("served").start_all("api", "relay", "beat")
+    events = rig.start("events", redis_url=rig.proxy_url("redis"))
+    app = rig.caller("predict", "feedback")
+    correct_one(app, 1)
+    rig.wait_for(lambda: count_unprepared(rig) == 0, 30)
+    proxy = rig.proxy("redis")
+    proxy.strand()
+    correct_one(app, 2)
+    rig.wait_for(lambda: count_unprepared(rig) == 0, CANARY_S)
+    proxy.go_half_open()
+    correct_one(app, 3)
+    time.sleep(15)
+    assert count_unprepared(rig) == 1
+    proxy.heal()
+    rig.wait_for(lambda: count_unprepared(rig) == 0, CANARY_S)
+    assert events.alive
     assert rig.check() == {}
