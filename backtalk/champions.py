@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import audit
 from backtalk.db import lock_model
-from backtalk.errors import ModelNotFound
+from backtalk.errors import ModelNotFound, VersionNotFound
 from backtalk.events import VersionPromoted
 from backtalk.failpoints import failpoint
 from backtalk.ledger import append_entry
@@ -40,6 +40,14 @@ def get_model(session: Session, name: str, *, for_update: bool = False) -> Model
     if model is None:
         raise ModelNotFound(f"There is no model {name!r}.")
     return model
+
+
+def get_version(session: Session, model: Model, number: int | None) -> Version:
+    """Raises VersionNotFound."""
+    version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
+    if version is None:
+        raise VersionNotFound(f"{model.name} has no version {number}.")
+    return version
 
 
 def get_champion(session: Session, model_id: int) -> Version:

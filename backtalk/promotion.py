@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from backtalk import champions, items, runs
 from backtalk.callers import Caller
 from backtalk.embeddings import EmbeddingGone
-from backtalk.errors import ArtefactInvalid, Conflict, LeaseLost, NothingToRollBack, VersionNotFound
+from backtalk.errors import ArtefactInvalid, ChampionMoved, Conflict, LeaseLost, NothingToRollBack
 from backtalk.events import CandidatePassed, ChampionChanged, VersionRolledBack
 from backtalk.evidence import Contest, gather_evidence, get_contest
 from backtalk.failpoints import around_commit, failpoint
@@ -71,7 +71,7 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     run = runs.get_run(session, claim.run_id)
     model = session.get_one(Model, claim.model_id)
     generation = model.generation  # read first: a change after this loses the compare-and-set
-    contest = get_contest(session, model, get_version(session, model, run.version))
+    contest = get_contest(session, model, champions.get_version(session, model, run.version))
     if run.kind == RunKind.HEAD and contest.candidate.backbone_digest != contest.champion.backbone_digest:
         _supersede(session, claim, contest)
         return
@@ -88,14 +88,6 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     )
     _act_on(session, claim, model, contest.candidate, judgement)
     log.info("run %s: %s. %s", claim.run_id, judgement.verdict, judgement.reason)
-
-
-def get_version(session: Session, model: Model, number: int | None) -> Version:
-    """Raises VersionNotFound."""
-    version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
-    if version is None:
-        raise VersionNotFound(f"{model.name} has no version {number}.")
-    return version
 
 
 def _supersede(session: Session, claim: Claim, contest: Contest) -> None:
@@ -159,7 +151,7 @@ def _quarantine(system: System, claim: Claim, reason: str) -> None:
     with system.db.transaction() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
-        get_version(session, model, run.version).state = VersionState.QUARANTINED
+        champions.get_version(session, model, run.version).state = VersionState.QUARANTINED
         runs.end_run(session, claim, RunState.FAILED, reason)
 
 
@@ -173,7 +165,7 @@ def promote_run(system: System, run_id: str) -> None:
     with system.db.reading() as session:
         run = runs.get_run(session, claim.run_id)
         model = session.get_one(Model, claim.model_id)
-        version = get_version(session, model, run.version)
+        version = champions.get_version(session, model, run.version)
     try:
         path = champions.publish(system, model, version)
     except ArtefactInvalid as error:
@@ -235,17 +227,22 @@ def _lose(session: Session, claim: Claim, model_id: int) -> None:
     emit(session, ChampionChanged(model_id=model_id, run_id=str(claim.run_id)))
 
 
-def promote_version(system: System, *, model_name: str, number: int, caller: Caller) -> dict[str, Any]:
+def promote_version(
+    system: System, *, model_name: str, number: int, caller: Caller, seen: int | None = None
+) -> dict[str, Any]:
     """A person makes a version live whose artefact verifies, whatever the gate said short of `rejected`.
+
+    `seen`: the generation that the person decided on; if it is another by now, nothing is changed.
 
     Raises:
         ModelNotFound, VersionNotFound
         Conflict: it is live already, or in no state to be promoted.
+        ChampionMoved: the generation is not `seen`.
         ArtefactInvalid: its files are not what was verified.
     """
     with system.db.reading() as session:
         model = champions.get_model(session, model_name)
-        version = get_version(session, model, number)
+        version = champions.get_version(session, model, number)
     if version.state == VersionState.LIVE:
         raise Conflict(f"Version {number} of {model_name} is live already.")
     if version.state not in PROMOTABLE or version.pruned_at is not None:
@@ -253,15 +250,22 @@ def promote_version(system: System, *, model_name: str, number: int, caller: Cal
         raise Conflict(f"Version {number} of {model_name} is {state} and cannot be promoted.")
     path = champions.publish(system, model, version)
     change = champions.Change(action="promote", actor=caller.actor, path=path, detail={"by": "person"})
-    return _change_by_person(system, model_name, number, change)
+    try:
+        return _change_by_person(system, model_name, number, change, seen)
+    except ChampionMoved:
+        champions.unpublish(system, version, path)
+        raise
 
 
-def rollback_model(system: System, *, model_name: str, caller: Caller) -> dict[str, Any]:
-    """Back to the version that the champion took over from, at once; sets `hold`.
+def rollback_model(
+    system: System, *, model_name: str, caller: Caller, seen: int | None = None
+) -> dict[str, Any]:
+    """Back to the version that the champion took over from, at once; sets `hold`. `seen`: as above.
 
     Raises:
         ModelNotFound
         NothingToRollBack: the champion is the first version.
+        ChampionMoved: the generation is not `seen`.
         ArtefactInvalid: the files of the one before are not what was verified.
     """
     with system.db.reading() as session:
@@ -269,20 +273,22 @@ def rollback_model(system: System, *, model_name: str, caller: Caller) -> dict[s
         number = find_previous_champion(session, model.id, model.live_version or 0)
         if number is None:
             raise NothingToRollBack(f"{model_name} has no earlier version than {model.live_version}.")
-        version = get_version(session, model, number)
+        version = champions.get_version(session, model, number)
     if version.pruned_at is None:
         verify_sums(champions.locate(system, version), version.artefact_digest)
     change = champions.Change(
         action="rollback", actor=caller.actor, path=version.path, detail={"by": "person"}
     )
-    return _change_by_person(system, model_name, number, change)
+    return _change_by_person(system, model_name, number, change, seen)
 
 
 def _change_by_person(
-    system: System, model_name: str, number: int, change: "champions.Change"
+    system: System, model_name: str, number: int, change: champions.Change, seen: int | None
 ) -> dict[str, Any]:
     with system.db.transaction() as session:
         model = champions.get_model(session, model_name, for_update=True)
+        if seen is not None and model.generation != seen:
+            raise ChampionMoved(f"Version {model.live_version} went live meanwhile, so nothing was changed.")
         generation = champions.change_champion(
             session, model.id, number, seen=model.generation, change=change, unless_held=False
         )
