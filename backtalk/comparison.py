@@ -45,23 +45,29 @@ def compare_versions(
         EmbeddingGone: an image was deleted in this very moment.
     """
     heads = [load_head(system, version) for version in (base, other)]
-    digests = [head.backbone_digest for head in heads]
-    images = list_split(session, model.id, Split.HOLDOUT, digests)
     every = list_split(session, model.id, Split.HOLDOUT, ())
+    unseen: set[UUID] = set()
+    for digest in {head.backbone_digest for head in heads}:
+        unseen.update(find_missing(session, digest, every.image_ids))
+    asked = [
+        (image_id, label)
+        for image_id, label in zip(every.image_ids, every.labels, strict=True)
+        if image_id not in unseen
+    ]
+    ids = [image_id for image_id, _ in asked]
     index = {label: i for i, label in enumerate(model.labels)}
     scores = [
-        head.scores(load_embeddings(session, head.backbone_digest, images.image_ids, head.weights.shape[1]))
+        head.scores(load_embeddings(session, head.backbone_digest, ids, head.weights.shape[1]))
         for head in heads
     ]
     answers = Answers(
-        image_ids=tuple(str(i) for i in images.image_ids),
-        truth=np.array([index[label] for label in images.labels], np.int64),
+        image_ids=tuple(str(image_id) for image_id in ids),
+        truth=np.array([index[label] for _, label in asked], np.int64),
         champion=scores[0],
         candidate=scores[1],
     )
     pairs = Pairs.compare(answers.champion_right, answers.candidate_right)
-    left_out = len(every.image_ids) - len(images.image_ids)
-    return Comparison(base.number, other.number, answers, pairs, left_out)
+    return Comparison(base.number, other.number, answers, pairs, len(unseen))
 
 
 def ask_version(

@@ -263,8 +263,7 @@ def rollback_model(
     """Back to the version that the champion took over from, at once; sets `hold`. `seen`: as above.
 
     Raises:
-        ModelNotFound
-        NothingToRollBack: the champion is the first version.
+        ModelNotFound, NothingToRollBack: the champion is the first version.
         ChampionMoved: the generation is not `seen`.
         ArtefactInvalid: the files of the one before are not what was verified.
     """
