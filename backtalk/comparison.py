@@ -45,9 +45,10 @@ def compare_versions(
         EmbeddingGone: an image was deleted in this very moment.
     """
     heads = [load_head(system, version) for version in (base, other)]
+    widths = {head.backbone_digest: head.weights.shape[1] for head in heads}  # often one backbone for both
     every = list_split(session, model.id, Split.HOLDOUT, ())
     unseen: set[UUID] = set()
-    for digest in {head.backbone_digest for head in heads}:
+    for digest in widths:
         unseen.update(find_missing(session, digest, every.image_ids))
     asked = [
         (image_id, label)
@@ -56,10 +57,8 @@ def compare_versions(
     ]
     ids = [image_id for image_id, _ in asked]
     index = {label: i for i, label in enumerate(model.labels)}
-    scores = [
-        head.scores(load_embeddings(session, head.backbone_digest, ids, head.weights.shape[1]))
-        for head in heads
-    ]
+    seen = {digest: load_embeddings(session, digest, ids, width) for digest, width in widths.items()}
+    scores = [head.scores(seen[head.backbone_digest]) for head in heads]
     answers = Answers(
         image_ids=tuple(str(image_id) for image_id in ids),
         truth=np.array([index[label] for _, label in asked], np.int64),

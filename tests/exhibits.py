@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from backtalk import gate, states, sums
@@ -22,9 +22,9 @@ from backtalk.embeddings import save_embeddings
 from backtalk.heads import Head
 from backtalk.policy import Policy
 from backtalk.runtime import FLATBUFFER
-from backtalk.states import Action, CorrectionState, Origin, Split
+from backtalk.states import Action, CorrectionState, Origin, RunState, Split
 from backtalk.system import System
-from backtalk.tables import Backbone, GateCheck, Image, Model, Run, Sample, Version
+from backtalk.tables import Backbone, Decision, GateCheck, Image, Model, Run, Sample, Version
 from tests import factories, showroom
 from tests.showroom import HOLDOUT, STORY
 
@@ -197,29 +197,40 @@ def _answer_mistakes(session: Session, model: Model) -> gate.Answers:
 
 # --- live traffic ------------------------------------------------------------------------------
 def add_traffic(session: Session, model: Model, days: int = 30, a_day: int = 60) -> None:
-    """Predictions by day, fewer and fewer of them corrected, and audits of the newest versions answered."""
+    """Predictions by day, fewer and fewer of them corrected, and audits of the newest versions answered.
+
+    The last verdict has consumed what was decided of them.
+    """
     rng = np.random.default_rng(11)
-    noon = datetime.now(UTC).replace(hour=0, minute=1, second=0, microsecond=0)
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=1, microsecond=0)
     image = factories.make_image(session)
-    versions = sorted({model.live_version or 1, 1})
     for back in range(days - 1, -1, -1):
-        version = versions[0] if back > days // 2 else versions[-1]
+        version = 1 if back > days // 2 else model.live_version or 1
         for i in range(a_day + int(rng.integers(0, 20))):
-            at = noon - timedelta(days=back) + timedelta(seconds=i)
-            audit = i % 12 == 0
-            prediction = factories.make_prediction(
-                session, model, image, version=version, created_at=at, audit=audit
-            )
+            at = start - timedelta(days=back) + timedelta(milliseconds=i)
             wrong = rng.random() < 0.05 + 0.2 * back / days
-            if wrong and i % 3 == 0:
-                factories.make_correction(
-                    session, prediction, model.labels[-1], state=CorrectionState.APPROVED, created_at=at
-                )
-            if audit:
-                item = factories.make_item(session, prediction, closed_at=at)
-                label = model.labels[-1] if wrong else prediction.label
-                action = Action.RELABEL if wrong else Action.APPROVE
-                factories.make_decision(session, model, label, item=item, action=action, created_at=at)
+            _predict(session, model, image, version, at, wrong=bool(wrong), nth=i)
+    newest = session.scalar(select(func.max(Decision.id)).where(Decision.model_id == model.id))
+    session.execute(
+        update(Run)
+        .where(Run.model_id == model.id, Run.state == RunState.PROMOTED)
+        .values(decision_cut=newest or 0)
+    )
+
+
+def _predict(
+    session: Session, model: Model, image: Image, version: int, at: datetime, *, wrong: bool, nth: int
+) -> None:
+    """Every twelfth is drawn and answered; of the wrong ones every third is reported."""
+    audit = nth % 12 == 0
+    prediction = factories.make_prediction(session, model, image, version=version, created_at=at, audit=audit)
+    right = model.labels[-1] if wrong else prediction.label
+    if wrong and nth % 3 == 0:
+        factories.make_correction(session, prediction, right, state=CorrectionState.APPROVED, created_at=at)
+    if audit:
+        item = factories.make_item(session, prediction, closed_at=at)
+        action = Action.RELABEL if wrong else Action.APPROVE
+        factories.make_decision(session, model, right, item=item, action=action, created_at=at)
 
 
 def write_foreign_head(path: Path, digest: str, labels: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from backtalk.checks import check_class_recall
 from backtalk.comparison import Comparison, compare_versions
 from backtalk.embeddings import EmbeddingGone
 from backtalk.errors import ArtefactInvalid, InvalidInput
+from backtalk.ledger import find_previous_champion
 from backtalk.policy import Policy
 from backtalk.tables import Model, Version
 from services.backend import get_backend
@@ -54,12 +55,12 @@ class Contrast:
 
 @blueprint.get("/models/<model_name>/compare")
 def show_comparison(model_name: str) -> ResponseReturnValue:
-    """`?before=` and `?after=` are version numbers; without them, the live one and the one before it."""
+    """`?before=` and `?after=` are version numbers; without them, the live one and what it took over from."""
     backend = get_backend()
     with backend.system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         choices = catalogue.list_versions(session, model, limit=CHOICES).items
-        before, after = _read_versions(session, model, choices)
+        before, after = _read_versions(session, model)
         contrast, problem, gallery = None, None, []
         if before is not None and after is not None:
             contrast, problem = find_contrast(session, model, before, after)
@@ -83,7 +84,7 @@ def show_comparison_flips(model_name: str) -> ResponseReturnValue:
     backend = get_backend()
     with backend.system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        before, after = _read_versions(session, model, [])
+        before, after = _read_versions(session, model)
         if before is None or after is None:
             raise InvalidInput("Name two versions: `?before=` and `?after=`.")
         contrast, problem = find_contrast(session, model, before, after)
@@ -114,16 +115,12 @@ def show_comparison_flips(model_name: str) -> ResponseReturnValue:
     )
 
 
-def _read_versions(
-    session: Session, model: Model, choices: list[Version]
-) -> tuple[Version | None, Version | None]:
+def _read_versions(session: Session, model: Model) -> tuple[Version | None, Version | None]:
     """Raises VersionNotFound, InvalidInput: not a number."""
     live = model.live_version
-    others = [version.number for version in choices if version.number != live]
     given = [request.args.get(name) or None for name in ("before", "after")]
-    if given == [None, None]:
-        earlier = [number for number in others if live is None or number < live]
-        numbers = [next(iter(earlier or others), None), live]
+    if given == [None, None] and live is not None:
+        numbers = [find_previous_champion(session, model.id, live), live]
     else:
         numbers = [_read_number(text) if text is not None else live for text in given]
     before, after = (

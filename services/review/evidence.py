@@ -39,6 +39,7 @@ def show_model(model_name: str) -> ResponseReturnValue:
             "accuracies": queries.find_holdout_accuracies(session, model, versions),
             "live_accuracies": find_live_accuracy(session, model)[:ROWS_ON_OVERVIEW],
             "rates": make_rate_chart(days, changes),
+            "most_a_day": complaints.MOST_A_DAY,
             "triggers": catalogue.list_trigger_checks(session, model, limit=ROWS_ON_OVERVIEW).items,
             "ledger": catalogue.list_ledger(session, model, limit=ROWS_ON_OVERVIEW).items,
         }

@@ -26,6 +26,16 @@ ORIGINS = {
     Origin.CONFIRMATION: "a confirmation",
 }
 
+#: The tab under which a page without one of its own stands.
+PARENTS = {
+    "pages.show_version": "pages.show_versions",
+    "pages.verify_version": "pages.show_versions",
+    "pages.show_comparison": "pages.show_versions",
+    "pages.show_comparison_flips": "pages.show_versions",
+    "pages.show_run": "pages.show_runs",
+    "pages.show_run_flips": "pages.show_runs",
+}
+
 #: Entries of the ledger, by their action.
 ACTIONS = {"create": "First versions", "promote": "Promotions", "rollback": "Rollbacks"}
 
