@@ -74,6 +74,14 @@ class Answers:
     def champion_is_anchor(self) -> bool:
         return self.anchor is None or np.array_equal(self.anchor, self.champion)
 
+    def count_confusion(self, scores: Scores) -> list[list[int]]:
+        """[true label, label with the highest score, images] by index, for each pair that occurs."""
+        if not len(self):
+            return []
+        said = np.stack([self.truth, scores.argmax(axis=1)])
+        pairs, counts = np.unique(said, axis=1, return_counts=True)
+        return [[int(truth), int(top), int(n)] for (truth, top), n in zip(pairs.T, counts, strict=True)]
+
     def list_ids(self, rows: NDArray[np.intp], most: int = MAX_IDS) -> list[str]:
         """Ids of these rows, the first `most` of them."""
         return [self.image_ids[int(row)] for row in rows[:most]]

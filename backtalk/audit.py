@@ -111,13 +111,21 @@ def _walk(session: Session) -> Iterator[AuditEntry]:
 
 
 def list_entries(
-    session: Session, *, model: str | None = None, actor: str | None = None, limit: int = 50
+    session: Session,
+    *,
+    model: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
 ) -> list[AuditEntry]:
     """The newest entries, newest first.
 
     Args:
         model: only what was done to the model of this name, or to something of it.
         actor: only what this actor did, such as `user:alice`.
+        action: only this, such as `policy.set`, or all of one thing, such as `policy`.
+        before: only entries with a lower number: the last one of the page before.
     """
     query = select(AuditEntry).order_by(AuditEntry.seq.desc()).limit(limit)
     if model is not None:
@@ -125,4 +133,9 @@ def list_entries(
         query = query.where(or_(AuditEntry.subject == f"model:{model}", of_model))
     if actor is not None:
         query = query.where(AuditEntry.actor == actor)
+    if action is not None:
+        of_thing = AuditEntry.action.startswith(f"{action}.", autoescape=True)
+        query = query.where(or_(AuditEntry.action == action, of_thing))
+    if before is not None:
+        query = query.where(AuditEntry.seq < before)
     return list(session.scalars(query))

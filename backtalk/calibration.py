@@ -61,6 +61,10 @@ def show_ece(answers: Answers) -> Check:
         "outcome": "shown",
         "champion": champion if known else None,
         "candidate": candidate if known else None,
+        "bins": {
+            "champion": bin_confidence(answers.champion, answers.champion_right),
+            "candidate": bin_confidence(answers.candidate, answers.candidate_right),
+        },
     }
     return Check("ece", candidate if known else None, None, len(answers), 0, 0, None, detail)
 
@@ -72,10 +76,20 @@ def measure_ece(scores: Scores, right: NDArray[np.bool_]) -> float:
     """
     if not len(right):
         return math.nan
+    gaps = [abs(confidence - hits) for _, confidence, hits in bin_confidence(scores, right)]
+    return float(sum(gaps) / len(right))
+
+
+def bin_confidence(scores: Scores, right: NDArray[np.bool_]) -> list[tuple[int, float, int]]:
+    """(images, sum of their highest scores, right ones) in each of 15 equal bins of the highest score."""
+    if not len(right):
+        return [(0, 0.0, 0)] * ECE_BINS
     top = scores.max(axis=1).astype(np.float64)
     bins = np.clip(np.ceil(top * ECE_BINS).astype(np.intp) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=top - right, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    images = np.bincount(bins, minlength=ECE_BINS)
+    confidence = np.bincount(bins, weights=top, minlength=ECE_BINS)
+    hits = np.bincount(bins[right], minlength=ECE_BINS)
+    return [(int(n), float(c), int(h)) for n, c, h in zip(images, confidence, hits, strict=True)]
 
 
 def _square_error(answers: Answers, scores: Scores) -> NDArray[np.float64]:

@@ -151,9 +151,16 @@ def list_trigger_checks(
 
 
 def list_ledger(
-    session: Session, model: Model, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    session: Session,
+    model: Model,
+    *,
+    limit: int = DEFAULT_LIMIT,
+    cursor: str | None = None,
+    action: str | None = None,
 ) -> Page[LedgerEntry]:
     rows = select(LedgerEntry).where(LedgerEntry.model_id == model.id)
+    if action is not None:
+        rows = rows.where(LedgerEntry.action == action)
     return _page(session, rows, LedgerEntry.seq, limit, cursor)
 
 

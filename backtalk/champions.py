@@ -44,19 +44,19 @@ def get_model(session: Session, name: str, *, for_update: bool = False) -> Model
     return model
 
 
-def get_champion(session: Session, model_id: int) -> Version:
-    """The version that is live. A model has one from its creation on."""
-    return session.scalars(
-        select(Version).where(Version.model_id == model_id, Version.state == VersionState.LIVE)
-    ).one()
-
-
 def get_version(session: Session, model: Model, number: int | None) -> Version:
     """Raises VersionNotFound."""
     version = session.scalar(select(Version).where(Version.model_id == model.id, Version.number == number))
     if version is None:
         raise VersionNotFound(f"{model.name} has no version {number}.")
     return version
+
+
+def get_champion(session: Session, model_id: int) -> Version:
+    """The version that is live. A model has one from its creation on."""
+    return session.scalars(
+        select(Version).where(Version.model_id == model_id, Version.state == VersionState.LIVE)
+    ).one()
 
 
 def locate(system: System, version: Version) -> Path:

@@ -88,6 +88,10 @@ def check_fixed_broken(answers: Answers, aim: Aim = "better") -> Check:
         "sentence": f"{pairs.b} fixed, {pairs.c} broken: {word}." if n else "No images to compare on.",
         "outcome": name_outcome(passed, "shown" if n else "undecided"),
         "limit": 0,
+        "confusion": {
+            "champion": answers.count_confusion(answers.champion),
+            "candidate": answers.count_confusion(answers.candidate),
+        },
     }
     difference = float(pairs.b - pairs.c)
     return Check("fixed-broken", difference, difference, n, pairs.b, pairs.c, passed, detail)

@@ -152,6 +152,10 @@ class NameTaken(Conflict):
     pass
 
 
+class ChampionMoved(Conflict):
+    """Another version went live since the caller looked."""
+
+
 class RunActive(Conflict):
     """A run of that kind is active on this model already."""
 

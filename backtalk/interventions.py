@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import champions
 from backtalk.callers import Caller
-from backtalk.errors import Conflict, NothingToRollBack
+from backtalk.errors import ChampionMoved, Conflict, NothingToRollBack
 from backtalk.events import VersionRolledBack
 from backtalk.failpoints import around_commit
 from backtalk.ledger import find_previous_champion
@@ -32,12 +32,21 @@ class Changed:
 
 
 def promote_version(
-    session: Session, system: System, *, model_name: str, number: int, caller: Caller
+    session: Session,
+    system: System,
+    *,
+    model_name: str,
+    number: int,
+    caller: Caller,
+    seen: int | None = None,
 ) -> Changed:
     """Make a version live whose artefact verifies, whatever the gate said short of `rejected`.
 
+    `seen`: the generation that the person decided on; if it is another by now, nothing is changed.
+
     Raises:
         ModelNotFound, VersionNotFound
+        ChampionMoved: the generation is not `seen`.
         Conflict: it is live already, or in no state to be promoted.
         ArtefactInvalid: its files are not what was verified.
     """
@@ -50,14 +59,21 @@ def promote_version(
         raise Conflict(f"Version {number} of {model_name} is {state} and cannot be promoted.")
     path = champions.publish(system, model, version)
     change = champions.Change(action="promote", actor=caller.actor, path=path, detail={"by": "person"})
-    return _change(session, model_name, number, change)
+    try:
+        return _change(session, model_name, number, change, seen)
+    except ChampionMoved:
+        champions.unpublish(system, version, path)
+        raise
 
 
-def rollback_model(session: Session, system: System, *, model_name: str, caller: Caller) -> Changed:
-    """Back to the version that the champion took over from, at once; sets `hold`.
+def rollback_model(
+    session: Session, system: System, *, model_name: str, caller: Caller, seen: int | None = None
+) -> Changed:
+    """Back to the version that the champion took over from, at once; sets `hold`. `seen`: as above.
 
     Raises:
         ModelNotFound
+        ChampionMoved: the generation is not `seen`.
         NothingToRollBack: the champion is the first version.
         Conflict: the champion was changed in this very moment.
         ArtefactInvalid: the files of the one before are not what was verified.
@@ -75,11 +91,15 @@ def rollback_model(session: Session, system: System, *, model_name: str, caller:
     )
     if champions.get_model(session, model_name, for_update=True).live_version != champion:
         raise Conflict(f"Somebody else has just changed the champion of {model_name}; look again.")
-    return _change(session, model_name, number, change)
+    return _change(session, model_name, number, change, seen)
 
 
-def _change(session: Session, model_name: str, number: int, change: champions.Change) -> Changed:
+def _change(
+    session: Session, model_name: str, number: int, change: champions.Change, seen: int | None
+) -> Changed:
     model = champions.get_model(session, model_name, for_update=True)
+    if seen is not None and model.generation != seen:
+        raise ChampionMoved(f"Version {model.live_version} went live meanwhile, so nothing was changed.")
     generation = champions.change_champion(
         session, model.id, number, seen=model.generation, change=change, unless_held=False
     )

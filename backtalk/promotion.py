@@ -226,19 +226,23 @@ def _lose(session: Session, claim: Claim, model_id: int) -> None:
     emit(session, ChampionChanged(model_id=model_id, run_id=str(claim.run_id)))
 
 
-def promote_version(system: System, *, model_name: str, number: int, caller: Caller) -> Changed:
+def promote_version(
+    system: System, *, model_name: str, number: int, caller: Caller, seen: int | None = None
+) -> Changed:
     """`interventions.promote_version` in a transaction of its own, and models.config after it."""
     with system.db.transaction() as session:
         changed = interventions.promote_version(
-            session, system, model_name=model_name, number=number, caller=caller
+            session, system, model_name=model_name, number=number, caller=caller, seen=seen
         )
     champions.rewrite_models_config(system)
     return changed
 
 
-def rollback_model(system: System, *, model_name: str, caller: Caller) -> Changed:
+def rollback_model(system: System, *, model_name: str, caller: Caller, seen: int | None = None) -> Changed:
     """`interventions.rollback_model` in a transaction of its own, and models.config after it."""
     with system.db.transaction() as session:
-        changed = interventions.rollback_model(session, system, model_name=model_name, caller=caller)
+        changed = interventions.rollback_model(
+            session, system, model_name=model_name, caller=caller, seen=seen
+        )
     champions.rewrite_models_config(system)
     return changed

@@ -6,6 +6,7 @@ Whatever is blocked gets `models.consider_at`, so no trigger can stall. `docs/tr
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 from psycopg.errors import UniqueViolation
 from sqlalchemy import select
@@ -155,9 +156,12 @@ def request_run(
     kind: str,
     caller: Caller,
     recipe: str | None = None,
+    request_id: UUID | None = None,
     now: datetime | None = None,
 ) -> Run:
     """Queue a run at a person's wish, whatever has been approved, and under hold too.
+
+    `request_id` is drawn by whoever asks: asked for twice with the same one, there is one run.
 
     Raises:
         RunActive: one of that kind is active; `run` names it.
@@ -165,7 +169,9 @@ def request_run(
     kind = RunKind(kind)
     scene = look(session, model.id, now)
     said = f"{caller.actor} asked for a {kind} run."
-    wish = Wish(kind, f"manual:{new_id()}", said)
+    wish = Wish(kind, f"manual:{request_id or new_id()}", said)
+    if request_id is not None and (asked := _find_asked(session, scene, wish)) is not None:
+        return asked
     run = _start_run(session, scene, wish, caller, recipe)
     if run is None:
         active = find_active_run(session, model.id, kind)
@@ -180,6 +186,13 @@ def request_run(
     )
     write_check(session, scene, entry)
     return run
+
+
+def _find_asked(session: Session, scene: Scene, wish: Wish) -> Run | None:
+    rows = select(Run).where(
+        Run.model_id == scene.model.id, Run.kind == wish.kind, Run.trigger_key == wish.key
+    )
+    return session.scalar(rows.order_by(Run.retry.desc()).limit(1))
 
 
 # --- ticks -----------------------------------------------------------------------------------------

@@ -22,15 +22,28 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from backtalk import bootstrap, schema
 from backtalk.config import Settings
 from backtalk.servers import PostgresServer
-from backtalk.states import RunState
+from backtalk.states import RunKind, RunState
 from backtalk.system import System
 from backtalk.tables import ReviewItem
-from tests import factories, showroom
+from tests import exhibits, factories, showroom
 from tests.desks import FLAGS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pages"
 LABELS = ["functional", "defective"]
 NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
+
+
+TUNING = {
+    "part": "tune",
+    "fraction": 0.41,
+    "epoch": 5,
+    "epochs": 12,
+    "step": 1640,
+    "steps": 4000,
+    "loss": 0.3127,
+    "accuracy": 0.913,
+    "time_left_s": 1190.0,
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,20 @@ class Look:
 
 LOOKS = (
     Look("light", "light", 1280, 800),
-    Look("dark", "dark", 1280, 800, frozenset({"home", "model", "run-promoted", "review", "grid"})),
-    Look("phone", "light", 390, 844, frozenset({"model", "run-promoted", "review", "grid"})),
+    Look(
+        "dark",
+        "dark",
+        1280,
+        800,
+        frozenset({"home", "model", "run-promoted", "version", "compare", "review", "grid"}),
+    ),
+    Look(
+        "phone",
+        "light",
+        390,
+        844,
+        frozenset({"model", "run-promoted", "version", "compare", "review", "grid"}),
+    ),
 )
 
 
@@ -85,6 +110,7 @@ def fill(system: System) -> None:
         factories.make_model(session, "seedlings", labels=["charlock", "cleavers", "chickweed", "wheat"])
         model = factories.make_model(session, "solar-cells", labels=LABELS)
         showroom.add_history(session, model)
+        exhibits.add_traffic(session, model)
         for i, data in enumerate(list_pictures(24)):
             said = {"reported": "defective", "reporter": f"line-{i % 3 + 1}", "note": NOTES[i % 3]}
             showroom.add_item(
@@ -111,6 +137,20 @@ def fill(system: System) -> None:
             base_version=5,
             version=6,
         )
+        factories.make_run(
+            session,
+            model,
+            kind=RunKind.FULL,
+            state=RunState.TRAINING,
+            requested_by="user:ada",
+            started_at=showroom.minutes_ago(14),
+            heartbeat_at=showroom.minutes_ago(0.01),
+            progress=TUNING,
+            attempt=1,
+            base_version=5,
+            version=7,
+        )
+    exhibits.add_exhibits(system, "solar-cells", list_pictures(50)[24:], judged=(2, 3, 4, 5))
 
 
 def list_pictures(n: int) -> list[bytes]:
@@ -147,6 +187,8 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         file = out / f"{name}-{look.name}.png"
         if look.pages and name not in look.pages:
             return
+        page.evaluate("document.querySelectorAll('img[loading=lazy]').forEach(one => one.loading = 'eager')")
+        page.wait_for_load_state("networkidle")
         page.screenshot(path=str(file), full_page=whole)
         if not name.startswith(("review", "grid")):  # pages without photographs have few colours
             Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
@@ -160,13 +202,33 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
     page.wait_for_url(f"{visit.address}/")
     save("home", whole=False)
     model = f"{visit.address}/models/{visit.model}"
-    for name in ("", "/runs", "/triggers", "/ledger", "/policy"):
+    for name in ("", "/versions", "/runs", "/triggers", "/ledger", "/policy", "/compare"):
         page.goto(model + name)
         page.wait_for_load_state("networkidle")
         save(name.strip("/") or "model")
+    shoot_version(page, visit, model, save)
     shoot_runs(page, model, save)
     shoot_review(page, visit, save)
     context.close()
+
+
+def shoot_version(page: Page, visit: Visit, model: str, save) -> None:  # type: ignore[no-untyped-def]
+    """The live version, the pictures that flipped with it, one of them, and the audit log."""
+    page.goto(f"{model}/versions")
+    page.locator("tbody tr", has=page.locator(".badge.good")).locator("th a").first.click()
+    page.wait_for_load_state("networkidle")
+    save("version")
+    page.goto(f"{model}/compare")
+    more = page.locator(".shelf .all")
+    if more.count():
+        more.first.click()
+        page.wait_for_load_state("networkidle")
+        save("flips")
+        page.locator(".flip a").first.click()
+        page.wait_for_load_state("networkidle")
+        save("image")
+    page.goto(f"{visit.address}/audit")
+    save("audit")
 
 
 def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped-def]

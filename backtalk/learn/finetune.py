@@ -225,6 +225,7 @@ class _Tuning:
             steps=total,
             loss=round(loss, 4),
             time_left_s=round(each * (total - standing.step), 1),
+            **self._newest_accuracy(),
         )
         used = read_memory_mb()
         if recipe.memory_mb is not None and used > recipe.memory_mb:
@@ -232,6 +233,10 @@ class _Tuning:
                 f"The run uses {used} MB of memory, and its recipe allows {recipe.memory_mb}. Lower "
                 "`batch_size`, or raise `memory_mb`."
             )
+
+    def _newest_accuracy(self) -> dict[str, float]:
+        last = self._standing.history[-1] if self._standing.history else {}
+        return {"accuracy": last["accuracy"]} if "accuracy" in last else {}
 
     def _close_epoch(self) -> None:
         """Ask the validation images, which the gate never sees, and keep the best weights."""

@@ -1,6 +1,20 @@
 """The reviewer's pages: rendered here, nothing loaded from elsewhere."""
 
-from services.review import account, actions, answers, evidence, grid, policy_form, queue, sessions
+from services.review import (
+    account,
+    actions,
+    answers,
+    compare,
+    evidence,
+    flips,
+    grid,
+    policy_form,
+    queue,
+    records,
+    run_page,
+    sessions,
+    version_page,
+)
 from services.review.site import blueprint
 
 __all__ = [
@@ -8,9 +22,14 @@ __all__ = [
     "actions",
     "answers",
     "blueprint",
+    "compare",
     "evidence",
+    "flips",
     "grid",
     "policy_form",
     "queue",
+    "records",
+    "run_page",
     "sessions",
+    "version_page",
 ]

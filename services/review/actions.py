@@ -1,17 +1,23 @@
 """Buttons with weight: run now, promote, roll back, lift the hold. Each says first what will happen."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
-from backtalk import catalogue, promotion, triggers
-from backtalk.errors import InvalidInput, NothingToRollBack
+from backtalk import catalogue, lineage, promotion, triggers
+from backtalk.db import new_id, parse_id
+from backtalk.errors import Conflict, InvalidInput, NothingToRollBack
 from backtalk.ledger import find_previous_champion
-from backtalk.states import RunKind, Scope
-from backtalk.tables import Model
+from backtalk.recipes import list_recipes
+from backtalk.states import RunKind, Scope, Split
+from backtalk.tables import LedgerEntry, Model, Version
 from services.backend import get_backend
-from services.review import queries
+from services.review import evidence_words as say
+from services.review import words
+from services.review.compare import find_contrast
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -28,43 +34,41 @@ def done(model_name: str, what: str) -> ResponseReturnValue:
 @blueprint.get("/models/<model_name>/run-now")
 @needs(Scope.TRAIN)
 def ask_run(model_name: str) -> ResponseReturnValue:
-    with get_backend().system.db.reading() as session:
+    system = get_backend().system
+    with system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         counts = catalogue.count_all(session, model)
-    learned = counts.samples.get("train", 0)
-    after = (
-        "The model is on hold: if the candidate passes, it waits for a person."
-        if model.hold
-        else "If it passes the gate it goes live by itself; otherwise the champion stays."
-    )
-    will = [
-        f"A candidate is trained on all {learned} training samples.",
-        f"{counts.decided_new} statements were decided since the last verdict.",
-        f"It is judged against version {model.live_version}, on pictures that nothing is trained on.",
-        after,
-        "Requests are answered all the while.",
-    ]
-    return ask(
-        model,
-        "Train a candidate now?",
-        will,
-        action=url_for("pages.request_run", model_name=model.name),
-        fields={"kind": RunKind.HEAD},
-        button="Run now",
-        icon_name="run",
-        style="main",
+        recipe = triggers.get_policy(model).nightly_recipe
+    return render_template(
+        "pages/run_now.html",
+        model=model,
+        title="Train a candidate now?",
+        counts=counts,
+        learned=counts.samples.get(Split.TRAIN, 0),
+        judged_on=counts.samples.get(Split.HOLDOUT, 0),
+        recipes=list_recipes(system.settings.recipes),
+        recipe=recipe,
+        request_id=new_id(),
     )
 
 
 @blueprint.post("/models/<model_name>/run-now")
 @needs(Scope.TRAIN)
 def request_run(model_name: str) -> ResponseReturnValue:
-    kind = request.form.get("kind", "")
+    """The form's own id makes one run of it, however often it is sent."""
+    kind, request_id = request.form.get("kind", ""), parse_id(request.form.get("request", ""))
     if kind not in set(RunKind):
         raise InvalidInput(f"The kind of a run is one of {', '.join(RunKind)}.")
-    with get_backend().system.db.transaction() as session:
+    if request_id is None:
+        raise InvalidInput("The form was not whole. Load the page again.")
+    system = get_backend().system
+    recipe = request.form.get("recipe") or None if kind == RunKind.FULL else None
+    with system.db.transaction() as session:
         model = catalogue.get_model(session, model_name)
-        run = triggers.request_run(session, model=model, kind=RunKind(kind), caller=g.caller)
+        named = triggers.check_recipe(RunKind(kind), recipe, system.settings.recipes)
+        run = triggers.request_run(
+            session, model=model, kind=kind, caller=g.caller, recipe=named, request_id=request_id
+        )
     return redirect(url_for("pages.show_run", model_name=model.name, run_id=run.id, done="run"), code=303)
 
 
@@ -74,33 +78,88 @@ def ask_promote(model_name: str, number: int) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         version = catalogue.get_version(session, model, number)
-        accuracies = queries.find_holdout_accuracies(session, model, [version])
-    will = [
-        f"Version {number} answers instead of version {model.live_version}, within two seconds.",
-        "No request is dropped meanwhile.",
-        f"The gate left it {version.state}; you promote it in your own name, and the ledger says so.",
-        "Its files are checked against their sums first.",
-        f"The way back is “Roll back” to version {model.live_version}.",
-    ]
-    if number in accuracies:
-        will.insert(1, f"On the holdout it was right on {accuracies[number]} of the pictures.")
+        taint = lineage.find_tainted(session, model.id).get(number)
+        will = [
+            f"Version {number} answers instead of version {model.live_version}, within two seconds.",
+            "No request is dropped meanwhile.",
+            *contrast_with_live(session, model, version),
+            f"The gate left it {version.state}; you promote it in your own name, and the ledger says so.",
+            *([words.withdrawn(taint)] if taint else []),
+            "Its files are checked against their sums first.",
+            say_hold(model),
+            f"The way back is “Roll back” to version {model.live_version}.",
+        ]
     return ask(
         model,
         f"Make version {number} live?",
         will,
         action=url_for("pages.promote", model_name=model.name, number=number),
-        fields={},
+        fields={"generation": model.generation},
         button=f"Promote version {number}",
         icon_name="up",
         style="main",
     )
 
 
+def contrast_with_live(session: Session, model: Model, version: Version) -> list[str]:
+    """What changes on the holdout, in numbers; why that cannot be told, where it cannot."""
+    live = catalogue.find_version(session, model, model.live_version or 0)
+    if live is None or live.number == version.number:
+        return []
+    contrast, problem = find_contrast(session, model, live, version)
+    if contrast is None:
+        return [f"How the two differ on the holdout cannot be told: {problem}"]
+    return [
+        say.flips_sentence(contrast.images, contrast.fixed, contrast.broken, live.number),
+        f"Right on the holdout: {contrast.after}, against {contrast.before} of version {live.number}.",
+    ]
+
+
+def say_hold(model: Model) -> str:
+    if model.hold:
+        return "The model stays on hold: nothing else goes live by itself."
+    return "The model is not on hold: the next candidate that passes the gate goes live by itself."
+
+
 @blueprint.post("/models/<model_name>/versions/<int:number>/promote")
 @needs(Scope.PROMOTE)
 def promote(model_name: str, number: int) -> ResponseReturnValue:
-    promotion.promote_version(get_backend().system, model_name=model_name, number=number, caller=g.caller)
+    def change(seen: int) -> None:
+        promotion.promote_version(
+            get_backend().system, model_name=model_name, number=number, caller=g.caller, seen=seen
+        )
+
+    change_once(model_name, "promote", number, change)
     return done(model_name, "promote")
+
+
+def change_once(model_name: str, action: str, number: int | None, change: Callable[[int], None]) -> None:
+    """Change the champion that the form was made about. A second click, or a reload, does nothing more.
+
+    Raises:
+        Conflict: the champion changed meanwhile, and not by this very form.
+    """
+    text = request.form.get("generation", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidInput("The form was not whole. Load the page again.")
+    seen = int(text)
+    if was_done(model_name, seen, action, number):
+        return
+    try:
+        change(seen)
+    except Conflict:
+        if not was_done(model_name, seen, action, number):
+            raise
+
+
+def was_done(model_name: str, seen: int, action: str, number: int | None) -> bool:
+    """Whether the caller made just this change, right after the generation that the form speaks of."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        entry = session.get(LedgerEntry, (model.id, seen + 1))
+        if entry is None or (entry.action, entry.actor) != (action, g.caller.actor):
+            return False
+        return number is None or entry.version == number
 
 
 @blueprint.get("/models/<model_name>/roll-back")
@@ -109,19 +168,23 @@ def ask_rollback(model_name: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         target = find_previous_champion(session, model.id, model.live_version or 0)
-    if target is None:
-        raise NothingToRollBack(f"Version {model.live_version} is the first; there is none before it.")
-    will = [
-        f"Version {target} answers again instead of version {model.live_version}, within two seconds.",
-        "The model goes on hold: no run starts and nothing goes live by itself until somebody lifts it.",
-        f"Version {model.live_version} is kept and can be promoted again.",
-    ]
+        if target is None:
+            raise NothingToRollBack(f"Version {model.live_version} is the first; there is none before it.")
+        approved = catalogue.count_decided_new(session, model)
+        will = [
+            f"Version {target} answers again instead of version {model.live_version}, within two seconds.",
+            "No request is dropped meanwhile.",
+            *contrast_with_live(session, model, catalogue.get_version(session, model, target)),
+            "The model goes on hold: no run starts and nothing goes live by itself until somebody lifts it.",
+            f"{words.thousands(approved)} approved statements wait for a run, and go on waiting.",
+            f"Version {model.live_version} is kept and can be promoted again.",
+        ]
     return ask(
         model,
         f"Roll back to version {target}?",
         will,
         action=url_for("pages.roll_back", model_name=model.name),
-        fields={},
+        fields={"generation": model.generation},
         button=f"Roll back to {target}",
         icon_name="past",
         style="danger",
@@ -131,7 +194,10 @@ def ask_rollback(model_name: str) -> ResponseReturnValue:
 @blueprint.post("/models/<model_name>/roll-back")
 @needs(Scope.PROMOTE)
 def roll_back(model_name: str) -> ResponseReturnValue:
-    promotion.rollback_model(get_backend().system, model_name=model_name, caller=g.caller)
+    def change(seen: int) -> None:
+        promotion.rollback_model(get_backend().system, model_name=model_name, caller=g.caller, seen=seen)
+
+    change_once(model_name, "rollback", None, change)
     return done(model_name, "rollback")
 
 

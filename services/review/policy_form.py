@@ -16,11 +16,13 @@ from pydantic.fields import FieldInfo
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue, triggers
+from backtalk.considerations import lock_row
 from backtalk.errors import EtagMissing, InvalidPolicy
 from backtalk.policy import Policy
 from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
+from services.review.actions import ask
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -56,17 +58,25 @@ def show_policy(model_name: str) -> ResponseReturnValue:
 @blueprint.post("/models/<model_name>/policy")
 @needs(Scope.ADMIN)
 def change_policy(model_name: str) -> ResponseReturnValue:
-    """Only what was typed is changed; a bad value comes back with the reason, an old form with the news."""
+    """Only what was typed is changed, once the page has said what that will do and a person is sure.
+
+    A bad value comes back with the reason, and a form that was made from another policy with the news.
+    """
     given = {name: text.strip() for name, text in request.form.items() if name in Policy.model_fields}
     before = _find_before()
     typed = {name: text for name, text in given.items() if text != before.get(name)}
     with get_backend().system.db.transaction() as session:
-        model = _lock(session, catalogue.get_model(session, model_name))
-        now = _as_text(triggers.get_policy(model))
-        if any(now[name] != before.get(name, now[name]) for name in now):
+        model = lock_row(session, catalogue.get_model(session, model_name).id)
+        policy = triggers.get_policy(model)
+        now = _as_text(policy)
+        changes = {name: text for name, text in typed.items() if text != now[name]}
+        if changes and any(now[name] != before.get(name, now[name]) for name in now):
             return _render(model, now | typed, now, 412, before=before)
         try:
-            triggers.set_policy(session, model, {n: _read(text) for n, text in typed.items()}, g.caller)
+            wanted = Policy.parse(policy.model_dump(mode="json") | _read_all(changes))
+            if changes and "sure" not in request.form:
+                return _ask(session, model, policy, wanted, changes)
+            triggers.set_policy(session, model, _read_all(changes), g.caller)
         except InvalidPolicy as error:  # raised before anything is written
             return _render(model, now | typed, now, 422, problem=error.message)
     return redirect(url_for("pages.show_policy", model_name=model_name, done="policy"), code=303)
@@ -79,10 +89,6 @@ def _find_before() -> dict[str, str]:
         return {str(name): str(text) for name, text in before.items()}
     except (ValueError, AttributeError):
         raise EtagMissing("This form does not say which policy it was made from. Open it again.") from None
-
-
-def _lock(session: Session, model: Model) -> Model:
-    return session.get_one(Model, model.id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def _render(
@@ -109,6 +115,34 @@ def _render(
         problem=problem,
     )
     return make_response(page, status)
+
+
+def _ask(session: Session, model: Model, now: Policy, wanted: Policy, changes: dict[str, str]) -> str:
+    old, new = _as_text(now), _as_text(wanted)
+    will = [f"{name} becomes {new[name]}; it was {old[name]}." for name in changes]
+    if wanted.keep_images != now.keep_images or wanted.retention_days < now.retention_days:
+        will.append("Pictures that the new rule does not keep are deleted within the day, for good.")
+    approved = catalogue.count_decided_new(session, model)
+    if wanted.hold:
+        will.append("The model is on hold then: no run starts and nothing goes live by itself.")
+    elif approved >= wanted.min_approved and (approved < now.min_approved or now.hold):
+        will.append(f"{approved} statements are approved, so a run is due at once.")
+    else:
+        will.append(f"{approved} of {wanted.min_approved} statements are approved towards the next run.")
+    return ask(
+        model,
+        "Change the policy?",
+        will,
+        action=url_for("pages.change_policy", model_name=model.name),
+        fields=changes | {"sure": "yes", "before": json.dumps(old)},
+        button="Save the policy",
+        icon_name="approve",
+        style="main",
+    )
+
+
+def _read_all(texts: dict[str, str]) -> dict[str, Any]:
+    return {name: _read(text) for name, text in texts.items()}
 
 
 def make_groups(values: dict[str, str]) -> list[tuple[str, list[Field]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import catalogue
 from backtalk.decisions import find_final, stands
-from backtalk.errors import ImageNotFound, ItemNotFound
+from backtalk.errors import ImageNotFound, ItemNotFound, RunNotFound
 from backtalk.policy import Policy
 from backtalk.states import RULINGS, CorrectionState
 from backtalk.tables import (
@@ -87,19 +87,33 @@ def get_image_of(session: Session, model: Model, image_id: str) -> Image:
     Raises:
         ImageNotFound: no such image here, or its pixels are gone.
     """
-    key = catalogue.parse_id(image_id)
-    image = session.get(Image, key) if key else None
-    if image is None or not _belongs(session, model, image):
+    image = find_image_of(session, model, image_id)
+    if image is None:
         raise ImageNotFound(f"{model.name} has no picture {image_id!r}.")
     if image.store_key is None:
         raise ImageNotFound("The pixels of this picture were deleted, or its policy keeps none.")
     return image
 
 
+def find_image_of(session: Session, model: Model, image_id: str) -> Image | None:
+    """An image that this model predicted on or learns from, with or without pixels."""
+    key = catalogue.parse_id(image_id)
+    image = session.get(Image, key) if key else None
+    return image if image is not None and _belongs(session, model, image) else None
+
+
 def _belongs(session: Session, model: Model, image: Image) -> bool:
     predicted = exists().where(Prediction.image_id == image.id, Prediction.model_id == model.id)
     learned = exists().where(Sample.image_id == image.id, Sample.model_id == model.id)
     return bool(session.scalar(select(predicted | learned)))
+
+
+def get_run_of(session: Session, model: Model, run_id: str) -> catalogue.RunRecord:
+    """A run of this model. Raises RunNotFound."""
+    record = catalogue.get_run(session, run_id)
+    if record.run.model_id != model.id:
+        raise RunNotFound(f"{model.name} has no run {run_id!r}.")
+    return record
 
 
 def find_last_run(session: Session, model: Model) -> Run | None:
@@ -109,6 +123,13 @@ def find_last_run(session: Session, model: Model) -> Run | None:
 
 def find_last_change(session: Session, model: Model) -> LedgerEntry | None:
     return session.get(LedgerEntry, (model.id, model.generation))
+
+
+def list_changes_since(session: Session, model: Model, since: date) -> list[LedgerEntry]:
+    """Changes of champion from the beginning of that day (UTC) on, the newest 200 of them."""
+    start = datetime.combine(since, time(), UTC)
+    rows = select(LedgerEntry).where(LedgerEntry.model_id == model.id, LedgerEntry.created_at >= start)
+    return list(session.scalars(rows.order_by(LedgerEntry.seq.desc()).limit(200)))
 
 
 def find_last_check(session: Session, model: Model) -> TriggerCheck | None:

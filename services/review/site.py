@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from backtalk import errors
 from backtalk.states import Scope
-from services.review import words
+from services.review import evidence_words, words
 
 STATIC = Path(__file__).parent / "static"
 
@@ -92,6 +92,7 @@ def name_for_templates() -> dict[str, object]:
         "csrf_token": g.get("csrf_token", ""),
         "may": {scope.value: scope in scopes or Scope.ADMIN in scopes for scope in Scope},
         "words": words,
+        "say": evidence_words,
         "done": words.DONE.get(request.args.get("done", "")),
         "fragment": "HX-Request" in request.headers,
     }

@@ -17,6 +17,7 @@ TABS = (
     ("pages.show_queue", "Review"),
     ("pages.show_grid", "Grid"),
     ("pages.show_model", "Overview"),
+    ("pages.show_versions", "Versions"),
     ("pages.show_runs", "Runs"),
     ("pages.show_triggers", "Triggers"),
     ("pages.show_ledger", "Ledger"),
@@ -221,9 +222,13 @@ def ruling(decided: Ruling | None, caller: Caller) -> dict[str, Any] | None:
 
 
 # --- progress ----------------------------------------------------------------------------------
-#: The parts of a run in their order, as `runs.progress` names them.
+#: The parts of a run, as `runs.progress` names them.
 PARTS = {
     "queued": "waiting",
+    "decode": "decoding the pictures",
+    "head": "fitting a first head",
+    "tune": "moving the backbone",
+    "embed": "embedding the pictures",
     "read": "reading the samples",
     "fit": "fitting",
     "export": "exporting",

@@ -1,6 +1,5 @@
 """The pages of evidence and their buttons, on rows with a history and artefacts on disk."""
 
-import html
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -8,14 +7,14 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
-from backtalk import ledger, sums
-from backtalk.states import RunState, Scope
+from backtalk import ledger
+from backtalk.states import RunKind, RunState
 from backtalk.system import System
-from backtalk.tables import LedgerEntry, Model, Run, TriggerCheck, Version
+from backtalk.tables import Model, Run, TriggerCheck
 from services.review import outlook
 from services.wsgi import create_app
-from tests import factories, showroom
-from tests.integration.test_pages_sign_in import read_csrf, sign_in
+from tests import exhibits, factories, showroom
+from tests.integration.test_pages_sign_in import sign_in
 
 
 @pytest.fixture
@@ -30,36 +29,24 @@ def client(system: System) -> FlaskClient:
     return client
 
 
-def press(client: FlaskClient, path: str, **form: str):  # type: ignore[no-untyped-def]
-    return client.post(path, data={"csrf_token": read_csrf(client)} | form)
-
-
-def write_artefacts(system: System) -> None:
-    """Files for each version, such that their sums verify."""
-    with system.db.transaction() as session:
-        for version in session.scalars(select(Version)):
-            folder = system.versions.resolve(version.path)
-            folder.mkdir(parents=True)
-            (folder / "head.npz").write_bytes(b"head")
-            version.artefact_digest = sums.write_sums(folder)
-
-
 # --- pages -------------------------------------------------------------------------------------
-@pytest.mark.parametrize("page", ["", "/runs", "/triggers", "/ledger", "/policy", "/live"])
+@pytest.mark.parametrize(
+    "page", ["", "/versions", "/compare", "/runs", "/triggers", "/ledger", "/policy", "/live", "/live-runs"]
+)
 def test_each_page_of_a_model_with_a_history_can_be_read(client, page):
     answer = client.get(f"/models/cells{page}")
     assert answer.status_code == 200
     assert "Undefined" not in answer.text
 
 
-@pytest.mark.parametrize("page", ["", "/runs", "/triggers", "/ledger", "/policy"])
+@pytest.mark.parametrize("page", ["", "/versions", "/compare", "/runs", "/triggers", "/ledger", "/policy"])
 def test_each_page_of_a_model_with_nothing_yet_says_what_will_come(client, system, page):
     with system.db.transaction() as session:
         factories.make_model(session, "fresh", live=False)
     answer = client.get(f"/models/fresh{page}")
     assert answer.status_code == 200
-    if page in {"/runs", "/triggers", "/ledger"}:
-        assert 'class="empty"' in answer.text
+    if page != "/policy":
+        assert re.search(r'class="(sheet )?empty"', answer.text)
 
 
 def test_home_without_a_model_says_how_to_make_one(system):
@@ -119,6 +106,41 @@ def test_a_run_that_goes_on_asks_for_itself_until_it_ends(client, system):
     assert "hx-get" not in ended.text
 
 
+def test_a_full_run_says_how_its_training_stands(client, system):
+    told = {"part": "tune", "fraction": 0.4, "epoch": 5, "epochs": 12, "step": 1640, "steps": 4000}
+    figures = {"loss": 0.3127, "accuracy": 0.913, "time_left_s": 1190.0}
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        run = factories.make_run(
+            session, model, kind=RunKind.FULL, state=RunState.TRAINING, progress=told | figures
+        )
+    page = client.get(f"/models/cells/runs/{run.id}").text
+    for said in ("5 of 12", "1\u202f640 of 4\u202f000", "0.3127", "91.3 %", "about 20 min"):
+        assert said in page
+    assert re.search(r'<li class="now">.*?moving the backbone', page)
+    with system.db.transaction() as session:
+        session.get_one(Run, run.id).progress = {"part": "export", "fraction": 0.0}
+    page = client.get(f"/models/cells/runs/{run.id}").text
+    assert re.search(r'<li class="now">.*?moving the backbone', page)  # the backbone's export, not the head's
+    assert "0.3127" not in page
+
+
+def test_the_overview_shows_live_accuracy_and_corrections_with_promotions_marked(client, system):
+    page = client.get("/models/cells").text
+    assert "No audit is answered yet" in page
+    assert "No prediction in the last 30 days" in page
+    with system.db.transaction() as session:
+        exhibits.add_traffic(session, session.scalars(select(Model)).one(), days=3, a_day=30)
+    page = client.get("/models/cells").text
+    assert re.search(r"Version 5: \d+ of \d+ answered audits. With 95&nbsp;% confidence between", page)
+    chart = page.split('<svg class="chart rates"')[1].split("</svg>")[0]
+    assert chart.count("<rect") == 3
+    assert "corrections per 1,000 predictions (" in chart
+    assert "<title" in chart
+    assert re.search(r'class="chart-mark".*?>v1 … 5<', chart, re.DOTALL)
+    assert page.count('<th scope="row" class="nowrap">') == 30  # and all of it as a table
+
+
 def test_no_page_has_inline_script_or_style(client, system):
     with system.db.reading() as session:
         run = session.scalars(select(Run)).first()
@@ -142,158 +164,6 @@ def test_what_people_wrote_is_never_read_as_html(client, system):
     page = client.get("/models/cells").text
     assert "<b onclick" not in page
     assert "&lt;b onclick=x&gt;boom" in page
-
-
-# --- buttons -----------------------------------------------------------------------------------
-def test_run_now_asks_first_and_then_queues_a_run(client, system):
-    question = client.get("/models/cells/run-now", headers={"HX-Request": "true"}).text
-    assert "<html" not in question
-    assert "It is judged against version 5" in question
-    answer = press(client, "/models/cells/run-now", kind="head")
-    assert answer.status_code == 303
-    assert "The run is queued" in client.get(answer.location).text
-    with system.db.reading() as session:
-        run = session.scalars(select(Run).order_by(Run.id.desc())).first()
-        assert (run.state, run.requested_by) == (RunState.QUEUED, "user:ada")
-
-
-def test_a_second_run_of_the_kind_is_refused_with_a_sentence(client):
-    press(client, "/models/cells/run-now", kind="head")
-    answer = press(client, "/models/cells/run-now", kind="head")
-    assert answer.status_code == 409
-    assert "active" in answer.text
-
-
-@pytest.mark.parametrize("kind", ["sideways", ""])
-def test_a_run_of_a_kind_that_cannot_be_made_is_refused(client, kind):
-    assert press(client, "/models/cells/run-now", kind=kind).status_code == 422
-
-
-def test_a_person_promotes_an_inconclusive_version_in_their_own_name(client, system):
-    write_artefacts(system)
-    question = client.get("/models/cells/versions/3/promote").text
-    assert "Make version 3 live?" in question
-    assert "The gate left it inconclusive" in question
-    assert press(client, "/models/cells/versions/3/promote").status_code == 303
-    with system.db.reading() as session:
-        assert session.scalars(select(Model)).one().live_version == 3
-        entry = session.scalars(select(LedgerEntry).order_by(LedgerEntry.seq.desc())).first()
-        assert (entry.action, entry.version, entry.actor) == ("promote", 3, "user:ada")
-
-
-def test_a_version_whose_files_do_not_match_is_not_promoted(client, system):
-    write_artefacts(system)
-    with system.db.reading() as session:
-        version = session.scalars(select(Version).where(Version.number == 3)).one()
-    (system.versions.resolve(version.path) / "head.npz").write_bytes(b"other")
-    assert press(client, "/models/cells/versions/3/promote").status_code == 409
-    with system.db.reading() as session:
-        assert session.scalars(select(Model)).one().live_version == 5
-
-
-def test_a_rollback_says_where_to_and_sets_the_hold_which_can_be_lifted(client, system):
-    write_artefacts(system)
-    assert "Roll back to version 2?" in client.get("/models/cells/roll-back").text
-    assert press(client, "/models/cells/roll-back").status_code == 303
-    page = client.get("/models/cells").text
-    assert "On hold." in page
-    assert "Lift hold" in page
-    assert press(client, "/models/cells/lift-hold").status_code == 303
-    with system.db.reading() as session:
-        model = session.scalars(select(Model)).one()
-        assert (model.live_version, model.hold) == (2, False)
-
-
-def test_the_first_version_has_nothing_to_roll_back_to(client, system):
-    with system.db.transaction() as session:
-        factories.make_model(session, "fresh")
-    answer = client.get("/models/fresh/roll-back")
-    assert answer.status_code == 409
-    assert "is the first" in answer.text
-
-
-def save_policy(client: FlaskClient, before: str | None = None, **form: str):  # type: ignore[no-untyped-def]
-    """With the policy that the form was opened on, or one that was opened `before`."""
-    before = before or read_before(client)
-    return press(client, "/models/cells/policy", before=before, **form)
-
-
-def read_before(client: FlaskClient) -> str:
-    page = client.get("/models/cells/policy").text
-    return html.unescape(re.search(r'name="before" value="([^"]*)"', page)[1])
-
-
-def test_the_policy_form_changes_only_what_was_changed(client, system):
-    form = {"min_approved": "30", "nightly": "null", "review": "trusted", "four_eyes": "true", "quorum": "2"}
-    answer = save_policy(client, **form)
-    assert answer.status_code == 303
-    with system.db.reading() as session:
-        stored = session.scalars(select(Model)).one().policy
-    assert stored == {
-        "min_approved": 30,
-        "nightly": None,
-        "review": "trusted",
-        "four_eyes": True,
-        "quorum": 2,
-    }
-    page = client.get("/models/cells/policy").text
-    assert 'value="30"' in page
-    assert "Default: 50" in page
-
-
-@pytest.mark.parametrize(
-    ("form", "said"),
-    [
-        ({"min_approved": "none at all"}, "min_approved"),
-        ({"margin": "nan"}, "margin"),
-        ({"timezone": "Mars/Olympus"}, "time zone"),
-        ({"nightly_kind": "huge"}, "nightly_kind"),
-    ],
-)
-def test_a_bad_policy_comes_back_with_what_was_typed_and_the_reason(client, system, form, said):
-    answer = save_policy(client, **form)
-    assert answer.status_code == 422
-    assert said in answer.text
-    with system.db.reading() as session:
-        assert session.scalars(select(Model)).one().policy == {}
-
-
-def test_an_old_policy_form_comes_again_with_the_news_and_what_was_typed(client, system):
-    opened = read_before(client)
-    assert save_policy(client, min_approved="30", margin="0.05").status_code == 303
-    with system.db.transaction() as session:
-        session.scalars(select(Model)).one().hold = True  # as a rollback does
-    typed = {"min_approved": "50", "margin": "0.1", "hold": "false", "quorum": "2"}
-    stale = save_policy(client, opened, **typed)
-    assert stale.status_code == 412
-    for news in (
-        "min_approved</code> was 50 and is now <strong>30",
-        "is now <strong>0.05",
-        "is now <strong>true",
-    ):
-        assert news in stale.text
-    assert 'name="margin" value="0.1"' in stale.text  # typed
-    assert 'name="min_approved" value="30"' in stale.text  # not touched by this person
-    assert "<option selected>true</option>" in stale.text  # the hold, likewise
-    with system.db.reading() as session:
-        assert session.scalars(select(Model)).one().policy == {"min_approved": 30, "margin": 0.05}
-    again = html.unescape(re.search(r'name="before" value="([^"]*)"', stale.text)[1])
-    assert save_policy(client, again, margin="0.1", quorum="2", hold="true").status_code == 303
-    with system.db.reading() as session:
-        model = session.scalars(select(Model)).one()
-        assert (model.policy, model.hold) == ({"min_approved": 30, "margin": 0.1, "quorum": 2}, True)
-
-
-def test_a_policy_form_that_does_not_say_what_it_was_made_from_is_refused(client):
-    assert press(client, "/models/cells/policy", min_approved="30").status_code == 428
-
-
-def test_the_policy_can_be_read_by_all_and_changed_by_admins(client, system):
-    showroom.add_person(system, "bob", (Scope.TRAIN,))
-    bob = create_app(system=system).test_client()
-    sign_in(bob, "bob")
-    assert "Save the policy" not in bob.get("/models/cells/policy").text
-    assert press(bob, "/models/cells/policy", min_approved="1").status_code == 403
 
 
 # --- words -------------------------------------------------------------------------------------

@@ -94,14 +94,21 @@ def test_sigterm_ends_it_after_a_step_with_a_checkpoint_and_status_75(school: Sc
     lesson = school.write_lesson("asked", recipe={"epochs": 400, "checkpoint_s": 1000})
     trainer = Trainer.start_tuner()
 
+    told: list[dict] = []
+
     def ask(progress: dict) -> None:
-        if progress.get("step", 0) >= 2:
+        told.append(progress)
+        if "accuracy" in progress:  # of the validation images, once an epoch is over
             os.kill(trainer.pid, signal.SIGTERM)
 
     with pytest.raises(TrainerFailed) as caught:
         trainer.call({"do": "tune", "lesson": str(lesson)}, ask)
     assert caught.value.extra["status"] == 75
-    assert len(list((school.root / "work" / "asked" / "checkpoints").glob("0*-1"))) == 1
+    newest = next(progress for progress in reversed(told) if "accuracy" in progress)
+    assert {"epoch", "epochs", "step", "steps", "loss", "time_left_s"} < newest.keys()
+    assert 0 <= newest["accuracy"] <= 1
+    kept = sorted((school.root / "work" / "asked" / "checkpoints").glob("0*-1"))
+    assert int(kept[-1].name.split("-")[0]) >= newest["step"]
 
 
 def test_a_loss_that_is_no_number_ends_it_and_names_the_step(school: School) -> None:
