@@ -245,7 +245,10 @@ class Prediction(Base):
     key_id: Mapped[str | None]
     audit: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = _now()
-    __table_args__ = (Index(None, "model_id", "created_at"),)
+    __table_args__ = (
+        Index(None, "model_id", "created_at"),
+        Index("ix_predictions_audited", "model_id", "version", postgresql_where=text("audit")),
+    )
 
 
 class Correction(Base):
