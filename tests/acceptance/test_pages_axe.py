@@ -42,12 +42,14 @@ def paths(system) -> list[str]:  # type: ignore[no-untyped-def]
         for name in ("", "/runs", "/triggers", "/ledger", "/policy", "/run-now", "/roll-back")
     ]
     grids = [
-        f"/review/animals/grid{query}" for query in ("", "?by=likeness", "?by=none&sort=doubt", "?kind=audit")
+        f"/review/animals/grid{query}"
+        for query in ("", "?by=likeness", "?by=none&sort=doubt", "?queue=audits", "?queue=suspected")
     ]
     return [
         "/",
         "/models/nowhere",
         "/review/cells",
+        "/review/animals?queue=uncertain",
         *grids,
         *cells,
         *(f"/models/cells/runs/{run}" for run in runs),
