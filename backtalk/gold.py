@@ -13,13 +13,18 @@ from sqlalchemy.orm import Session
 
 from backtalk import items
 from backtalk.callers import Caller
+from backtalk.champions import get_champion
 from backtalk.db import new_id
 from backtalk.decisions import Submission, write
 from backtalk.draws import draw
 from backtalk.policy import Policy
 from backtalk.rulings import Ruling
 from backtalk.states import RULINGS, ItemKind, Queue
+from backtalk.system import System
 from backtalk.tables import Decision, Model, Prediction, ReviewItem
+from backtalk.unasked import predict_labels, predict_unasked
+
+STOCK = 200  # predictions that are kept ready
 
 _TIME_BITS = 80  # of a UUID v7, those below its time (RFC 9562)
 
@@ -27,14 +32,14 @@ _TIME_BITS = 80  # of a UUID v7, those below its time (RFC 9562)
 def draw_gold(
     session: Session, model: Model, caller: Caller, beside: Sequence[ReviewItem]
 ) -> list[ReviewItem]:
-    """New items for this caller alone: one beside each of `beside` with the probability `gold_share`.
+    """`beside` with new items for this caller alone, one beside each with the probability `gold_share`.
 
     Never a picture that he has answered before. Each has an id as if it had come together with the item that
     it stands beside, so that neither its place in the queue nor its id gives it away.
     """
     share = Policy.parse(model.policy).gold_share
     chosen = [i for i in beside if draw(model.salt, "gold", f"{i.id}:{caller.actor}") < share]
-    drawn: list[ReviewItem] = []
+    mixed = list(beside)
     for neighbour in chosen:
         found = session.execute(text(_UNSEEN), {"model": model.id, "actor": caller.actor}).one_or_none()
         if found is None:
@@ -52,8 +57,23 @@ def draw_gold(
         items.describe(session, item, prediction, None)
         session.add(item)
         session.flush()
-        drawn.append(item)
-    return drawn
+        mixed.insert(mixed.index(neighbour) + (item.id > neighbour.id), item)
+    return mixed
+
+
+def stock_gold(session: Session, system: System, model: Model) -> int:
+    """Make predictions of the live version on the base folder's holdout, for gold items to show; how many.
+
+    All that it gets wrong, up to half of `STOCK`, and as many that it gets right: a reviewer who approves
+    whatever he sees must be found out.
+    """
+    live = get_champion(session, model.id)
+    wanted = {"model": model.id, "most": 10 * STOCK}
+    truth = {row.image_id: row.label for row in session.execute(text(_BASE_HOLDOUT), wanted)}
+    says = predict_labels(session, system, live, list(truth))
+    wrong = [i for i, label in says.items() if label != truth[i]][: STOCK // 2]
+    right = [i for i, label in says.items() if label == truth[i]][: max(len(wrong), STOCK // 4)]
+    return len(predict_unasked(session, system, live, [*wrong, *right]))
 
 
 def close_expired(session: Session, model: Model) -> None:
@@ -111,4 +131,11 @@ AND NOT EXISTS (
     WHERE q.image_id = s.image_id AND o.closed_at IS NULL AND o.leased_by = :actor
 )
 ORDER BY random() LIMIT 1
+"""
+
+_BASE_HOLDOUT = """
+SELECT s.image_id, s.label FROM samples s
+JOIN images i ON i.id = s.image_id AND i.store_key IS NOT NULL
+WHERE s.model_id = :model AND s.split = 'holdout' AND s.origin = 'base' AND s.retracted_at IS NULL
+ORDER BY md5(s.image_id::text) LIMIT :most
 """

@@ -80,7 +80,7 @@ def lease_items(
     mine = _list_held(session, model, caller, queue, limit)
     fresh = _list_free(session, model, caller, queue, limit - len(mine))
     if queue in (None, Queue.AUDITS):
-        fresh = _mix_in(fresh, gold.draw_gold(session, model, caller, fresh))
+        fresh = gold.draw_gold(session, model, caller, fresh)
     return _lease(session, caller, [*mine, *fresh[: limit - len(mine)]], view)
 
 
@@ -121,15 +121,6 @@ def _list_free(
                 .with_for_update(skip_locked=True, of=ReviewItem)
             )
     return found
-
-
-def _mix_in(rows: list[ReviewItem], golds: list[ReviewItem]) -> list[ReviewItem]:
-    """Each gold item before the one that it was drawn beside: a full lease leaves out both or neither."""
-    mixed = list(rows)
-    for item in golds:
-        at = next((place for place, row in enumerate(mixed) if row.created_at >= item.created_at), 0)
-        mixed.insert(at, item)
-    return mixed
 
 
 def lease_these(

@@ -170,8 +170,10 @@ def find_side(session: Session, model_id: int, image_id: UUID) -> Side | None:
     return Side(side) if side else None
 
 
-def unsettle(session: Session, prediction: Prediction, decision: Decision) -> None:
+def unsettle(session: Session, prediction: Prediction, decision: Decision) -> Sample | None:
     """Put statements and sample back as they were before a final decision that is being undone.
+
+    Returns the sample that is there again, as a row of its own; None where none was replaced.
 
     What changed since by other hands (a confirmation withdrawn, a new label for the image) stays as it is.
     """
@@ -183,7 +185,8 @@ def unsettle(session: Session, prediction: Prediction, decision: Decision) -> No
         session.flush()
         live = None
     if live is None and before.get("sample"):
-        _revive_sample(session, before["sample"])
+        return _revive_sample(session, before["sample"])
+    return None
 
 
 def _restore_statements(
@@ -200,11 +203,12 @@ def _restore_statements(
             confirmation.state = state
 
 
-def _revive_sample(session: Session, sample_id: int) -> None:
+def _revive_sample(session: Session, sample_id: int) -> Sample | None:
     """A new row like the one that was replaced: rows that were retracted stay so."""
     old = session.get_one(Sample, sample_id)
     if old.retraction_id is not None or session.get_one(Image, old.image_id).deleted_at is not None:
-        return
-    same = {name: getattr(old, name) for name in _KEPT}
-    session.add(Sample(**same))
+        return None
+    revived = Sample(**{name: getattr(old, name) for name in _KEPT})
+    session.add(revived)
     session.flush()
+    return revived

@@ -60,8 +60,9 @@ def undo_decision(
     if undo is not None:
         return Undone(undo, item, learned)
     _refuse_overruling(session, prediction, item, decision)
-    if decision.final:
-        unsettle(session, prediction, decision)
+    revived = unsettle(session, prediction, decision) if decision.final else None
+    if item.kind == ItemKind.SUSPECTED and revived is not None:
+        item.sample_id = revived.id  # that is what it asks about from now on
     _reopen(session, item, decision, caller)
     undo = write(session, item, caller, Action.UNDO, submission=submission, undoes=decision.id)
     if decision.counts:

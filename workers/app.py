@@ -18,6 +18,7 @@ SWEEP_TICK_S = 60.0
 RETAIN_TICK_S = 600.0
 SWEEP_IMAGES_TICK_S = 3600.0
 INDEX_TICK_S = 600.0
+LABELS_TICK_S = 300.0
 
 
 def training_queue(kind: str) -> str:
@@ -110,6 +111,7 @@ def _beat() -> dict[str, Any]:
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
+            "labels": tick("review.check_labels", LABELS_TICK_S),
             "index": tick("upkeep.index", INDEX_TICK_S),
         },
     }

@@ -9,7 +9,7 @@ from flask_openapi import APIBlueprint, Tag
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, gold, leases, queues, review
+from backtalk import catalogue, gold, leases, queues, review, reviewers
 from backtalk.catalogue import DEFAULT_LIMIT, MAX_LIMIT
 from backtalk.errors import ItemNotFound
 from backtalk.states import Action, ItemKind, Queue, Scope
@@ -90,6 +90,22 @@ class Queues(Answer):
     items: list[QueueShape]
 
 
+class ReviewerShape(Answer):
+    actor: str
+    rulings: int = Field(description="Answers that stand, gold items not among them.")
+    gold: int = Field(description="Gold items answered.")
+    gold_right: int
+    gold_share: float | None = Field(description="gold_right ÷ gold; null without any.")
+    gold_low: float | None = Field(description="Wilson's 95 % interval, two-sided.")
+    gold_high: float | None
+    shared: int = Field(description="Rulings on settled items that another reviewer ruled on, too.")
+    agreed: int = Field(description="Of them, those with the label that was final.")
+
+
+class Reviewers(Answer):
+    items: list[ReviewerShape]
+
+
 class Decided(Answer):
     item: str
     action: Action
@@ -127,6 +143,21 @@ def list_queues(path: ModelPath) -> Response:
         found = queues.measure_queues(session, model, g.caller)
     items = [QueueShape.model_validate(one) for one in found]
     return answer(Queues(items=items), generation=model.generation)
+
+
+@blueprint.get(
+    "/models/<name:model>/reviewers",
+    summary="How each reviewer answers",
+    responses={200: Reviewers, **problems(404)},
+)
+@require(Scope.ADMIN)
+def list_reviewers(path: ModelPath) -> Response:
+    """Measured by gold items, which only an admin hears of, and by agreement with other reviewers."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        found = reviewers.measure_reviewers(session, model)
+    items = [ReviewerShape.model_validate(one) for one in found]
+    return answer(Reviewers(items=items), generation=model.generation)
 
 
 @blueprint.post(

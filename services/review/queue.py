@@ -7,9 +7,10 @@ from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, leases, queues, review
+from backtalk import catalogue, leases, queues, review, reviewers
 from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
+from backtalk.policy import Policy
 from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
@@ -44,6 +45,16 @@ def show_queue(model_name: str) -> ResponseReturnValue:
     return render_template(
         "pages/queue.html", model=model, counts=counts, queue=queue, queues=words.queues(states), data=data
     )
+
+
+@blueprint.get("/review/<model_name>/reviewers")
+@needs(Scope.ADMIN)
+def show_reviewers(model_name: str) -> ResponseReturnValue:
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        records = reviewers.measure_reviewers(session, model)
+    share = Policy.parse(model.policy).gold_share
+    return render_template("pages/reviewers.html", model=model, records=records, gold_share=share)
 
 
 @blueprint.post("/review/<model_name>/lease")

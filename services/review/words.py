@@ -16,6 +16,7 @@ ACTIVE = ACTIVE_RUN_STATES
 TABS = (
     ("pages.show_queue", "Review"),
     ("pages.show_grid", "Grid"),
+    ("pages.show_reviewers", "Reviewers"),
     ("pages.show_model", "Overview"),
     ("pages.show_runs", "Runs"),
     ("pages.show_triggers", "Triggers"),
@@ -24,6 +25,7 @@ TABS = (
 )
 
 REVIEW_TABS = {"pages.show_queue", "pages.show_grid"}  # for reviewers alone
+ADMIN_TABS = {"pages.show_reviewers"}
 
 STATUS_TITLES = {
     401: "Sign in first",

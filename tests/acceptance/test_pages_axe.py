@@ -50,6 +50,7 @@ def paths(system) -> list[str]:  # type: ignore[no-untyped-def]
         "/models/nowhere",
         "/review/cells",
         "/review/animals?queue=uncertain",
+        "/review/animals/reviewers",
         *grids,
         *cells,
         *(f"/models/cells/runs/{run}" for run in runs),
