@@ -167,7 +167,8 @@ def list_ledger(
 # --- counts ------------------------------------------------------------------------------------
 def count_all(session: Session, model: Model) -> Counts:
     """What one model has now: seven cheap queries over indexes."""
-    recent = Prediction.created_at > func.now() - timedelta(days=1)
+    # Without a key they were made for reviewers, not for an app.
+    recent = (Prediction.created_at > func.now() - timedelta(days=1)) & Prediction.key_id.is_not(None)
     decided = (Decision.model_id == model.id, Decision.counts, stands())
     return Counts(
         predictions_24h=_count(session, Prediction.model_id == model.id, recent),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, aliased
 
 from backtalk import audit
 from backtalk.callers import POLICY, Caller
-from backtalk.states import RULINGS, Action
+from backtalk.states import RULINGS, Action, ItemKind
 from backtalk.tables import Decision, Model, ReviewItem
 
 _UNDO = aliased(Decision)
@@ -47,6 +47,14 @@ def find_final(
     )
 
 
+def find_last_word(session: Session, item: ReviewItem) -> Decision | None:
+    """The decision that an item was closed with. Gold items have no final one: their only answer is it."""
+    if item.kind != ItemKind.GOLD:
+        return find_final(session, item_id=item.id)
+    rulings = list_rulings(session, item.id)
+    return rulings[-1] if rulings else None
+
+
 def list_rulings(session: Session, item_id: UUID) -> list[Decision]:
     """What reviewers said of the item and did not take back, oldest first; skips and flags say nothing."""
     return list(
@@ -66,10 +74,14 @@ def write(
     label: str | None = None,
     *,
     final: bool = False,
+    teaches: bool = True,
     submission: Submission | None = None,
     **values: Any,
 ) -> Decision:
-    """Add the row, and an entry of the audit log for what a person did (skips are no change)."""
+    """Add the row, and an entry of the audit log for what a person did (skips are no change).
+
+    `teaches` is false where a final decision leaves all that is learned from as it was.
+    """
     submission = submission or Submission()
     decision = Decision(
         model_id=item.model_id,
@@ -79,7 +91,7 @@ def write(
         label=label,
         actor=caller.actor,
         final=final,
-        counts=final and label is not None,
+        counts=final and label is not None and teaches,
         request_id=submission.id,
         batch_id=submission.batch,
         **values,
@@ -96,4 +108,6 @@ def _log(session: Session, decision: Decision) -> None:
     detail = {"decision": decision.id, "item": str(decision.item_id), "label": decision.label}
     if decision.undoes is not None:
         detail["undoes"] = decision.undoes
+    if decision.before and "taught" in decision.before:
+        detail["taught"] = decision.before["taught"]
     audit.record(session, decision.actor, f"decision.{decision.action}", f"model:{model.name}", **detail)

@@ -1,50 +1,65 @@
-"""How often each version is right on live traffic, from predictions that were drawn before anybody knew."""
+"""How often each version was right on live traffic: from audits, which were drawn before anybody knew."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import and_, func, select
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from backtalk.decisions import stands
 from backtalk.intervals import wilson
-from backtalk.tables import Decision, Model, Prediction
+from backtalk.tables import Model
+
+CONFIDENCE = 0.95  # two-sided, of the interval that is shown
 
 
 @dataclass(frozen=True)
 class LiveAccuracy:
-    """`right` of `answered` audits of one version; `low` and `high` are the 95 % interval of the share."""
+    """What the audits of one version say. `share`, `low` and `high` are None until one is answered.
+
+    The estimate is unbiased once all that were drawn are answered. While many wait, it leans towards
+    whichever kind the reviewers took first, so `waiting` stands beside it.
+    """
 
     version: int
-    right: int
-    answered: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.right / self.answered
+    drawn: int  # predictions drawn for review
+    answered: int  # of them, those that a person gave a label
+    right: int  # of the answered, those whose label is the predicted one
+    unclear: int  # rejected: a person found no label in the picture; in no share
+    waiting: int  # not answered yet, with the picture still there
+    share: float | None  # right ÷ answered
+    low: float | None  # Wilson's score interval at `CONFIDENCE`
+    high: float | None
 
 
 def find_live_accuracy(session: Session, model: Model) -> list[LiveAccuracy]:
-    """By version, newest first; only versions with an answered audit.
+    """By version, the newest first; versions without an audit are not in it."""
+    rows = session.execute(text(_ANSWERED), {"model": model.id}).mappings()
+    return [_estimate(**row) for row in rows]
 
-    Counted are audits that a person answered with a label, by the newest answer that stands: a rejected one
-    says nothing about the prediction. The draw was made before the answer, so nothing biases the share.
-    """
-    newest = (
-        select(Decision.prediction_id, Decision.label)
-        .where(Decision.model_id == model.id, Decision.counts, Decision.actor != "policy", stands())
-        .order_by(Decision.prediction_id, Decision.id.desc())
-        .ext(distinct_on(Decision.prediction_id))
-        .subquery()
-    )
-    drawn = and_(Prediction.id == newest.c.prediction_id, Prediction.audit)
-    right = func.count().filter(newest.c.label == Prediction.label)
-    rows = session.execute(
-        select(Prediction.version, right, func.count())
-        .join(newest, drawn)
-        .group_by(Prediction.version)
-        .order_by(Prediction.version.desc())
-    )
-    return [LiveAccuracy(version, hits, n, *wilson(hits, n)) for version, hits, n in rows]
+
+def _estimate(*, answered: int, right: int, **counts: int) -> LiveAccuracy:
+    share = low = high = None
+    if answered:
+        share = right / answered
+        low, high = wilson(right, answered, CONFIDENCE)
+    return LiveAccuracy(answered=answered, right=right, share=share, low=low, high=high, **counts)
+
+
+# The last word of a person that stands: what the policy approves and what was undone says nothing.
+_ANSWERED = """
+WITH drawn AS MATERIALIZED (
+    SELECT p.id, p.version, p.label, i.deleted_at IS NULL AS there
+    FROM predictions p JOIN images i ON i.id = p.image_id
+    WHERE p.model_id = :model AND p.audit
+), said AS (
+    SELECT DISTINCT ON (d.prediction_id) d.prediction_id, d.label
+    FROM decisions d JOIN drawn ON drawn.id = d.prediction_id
+    WHERE d.final AND d.actor <> 'policy' AND NOT EXISTS (SELECT FROM decisions u WHERE u.undoes = d.id)
+    ORDER BY d.prediction_id, d.id DESC
+)
+SELECT drawn.version, count(*) AS drawn, count(said.label) AS answered,
+    count(*) FILTER (WHERE said.label = drawn.label) AS right,
+    count(*) FILTER (WHERE said.prediction_id IS NOT NULL AND said.label IS NULL) AS unclear,
+    count(*) FILTER (WHERE said.prediction_id IS NULL AND drawn.there) AS waiting
+FROM drawn LEFT JOIN said ON said.prediction_id = drawn.id
+GROUP BY drawn.version ORDER BY drawn.version DESC
+"""

@@ -48,6 +48,9 @@ class Policy(BaseModel):
     quorum: Literal[1, 2] = Field(1, description="Reviewers who must agree.")
     four_eyes: bool = Field(False, description="Nobody approves what they reported themselves.")
     audit_share: float = Field(0.02, ge=0, le=1, description="Share of predictions drawn for review.")
+    gold_share: float = Field(
+        0.0, ge=0, le=0.5, description="Items with a known answer, mixed into what reviewers get."
+    )
 
     # How strictly to judge
     margin: float = Field(0.02, gt=0, lt=1, description="Accuracy that a candidate may lose at most.")

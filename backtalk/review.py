@@ -5,20 +5,31 @@ from uuid import UUID
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from backtalk import items
+from backtalk import gold, items
 from backtalk.callers import POLICY, Caller
 from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sample, retract_samples
 from backtalk.db import parse_id
-from backtalk.decisions import Submission, find_final, find_repeat, write
+from backtalk.decisions import Submission, find_last_word, find_repeat, list_rulings, write
 from backtalk.errors import InvalidInput, ItemChanged, ItemNotFound, NotAllowed
 from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
 from backtalk.failpoints import around_commit
 from backtalk.groups import Candidate, Source, place_images
+from backtalk.learned import find_users
 from backtalk.outbox import emit
 from backtalk.policy import Policy
 from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
 from backtalk.settling import remember, settle
-from backtalk.states import Action, ConfirmationState, CorrectionState, Origin, ReviewPolicy, Scope, Side
+from backtalk.states import (
+    Action,
+    ConfirmationState,
+    CorrectionState,
+    ItemKind,
+    Origin,
+    Queue,
+    ReviewPolicy,
+    Scope,
+    Side,
+)
 from backtalk.suspicion import mark_corrections
 from backtalk.tables import (
     ApiKey,
@@ -29,6 +40,7 @@ from backtalk.tables import (
     Model,
     Prediction,
     ReviewItem,
+    Sample,
 )
 
 CONSIDER_AT_LATEST_S = 5.0  # even if the doorbell of StatementApproved is lost
@@ -92,7 +104,7 @@ def decide_item(
     if repeated is not None:
         return repeated
     if item.closed_at is not None:
-        raise _make_refusal(session, item)
+        raise _tell_late(session, item, caller)
     check_etag(item, if_match)
     if action in (Action.SKIP, Action.FLAG):
         return _pass_on(session, item, caller, action, submission)
@@ -100,6 +112,8 @@ def decide_item(
         raise NotAllowed("This item waits for an expert: it takes the scope `expert` to decide it.")
     correction = session.get(Correction, item.correction_id) if item.correction_id else None
     ruling = choose_ruling(model, prediction, item, correction, caller, action, label)
+    if item.kind == ItemKind.GOLD:
+        return gold.answer_gold(session, item, caller, ruling, submission)
     return _decide(session, model, prediction, item, caller, ruling.action, ruling.label, submission)
 
 
@@ -210,13 +224,15 @@ def _pass_on(
     session: Session, item: ReviewItem, caller: Caller, action: Action, submission: Submission
 ) -> Decision:
     """Skip: to anybody else. Flag: to experts alone. Whoever passed it on gets it last."""
-    if action is Action.FLAG:
+    if item.kind == ItemKind.GOLD:  # it was for this reviewer alone
+        item.closed_at = func.now()
+    elif action is Action.FLAG:
         if item.flagged_at is not None:
             raise InvalidInput("This item waits for an expert already; skip it.")
         item.flagged_at, item.flagged_by = func.now(), caller.actor
         item.etag += 1
     item.skipped_by = [*(a for a in item.skipped_by if a != caller.actor), caller.actor]
-    item.leased_by = item.lease_until = None
+    items.free(item)
     return write(session, item, caller, action, submission=submission)
 
 
@@ -231,13 +247,25 @@ def _decide(
     submission: Submission | None = None,
 ) -> Decision:
     """Write the decision and, where it is final, what follows from it."""
+    taught = _weigh_suspected(session, model, item)
     final = is_final(session, model, item, caller, Ruling(action, label))
-    before = remember(session, prediction) if final else None
-    decision = write(session, item, caller, action, label, final=final, submission=submission, before=before)
-    item.etag += 1
-    item.leased_by = item.lease_until = None
+    before = remember(session, prediction) | taught if final else None
+    decision = write(
+        session,
+        item,
+        caller,
+        action,
+        label,
+        final=final,
+        teaches=item.kind != ItemKind.SUSPECTED or label != item.reported,
+        submission=submission,
+        before=before,
+    )
+    items.free(item)
     if not final:
+        _call_expert(session, item)
         return decision
+    item.etag += 1
     item.closed_at = func.now()
     settle(session, model, prediction, item, decision, by_person=caller is not POLICY)
     if decision.counts:
@@ -254,16 +282,48 @@ def _decide(
     return decision
 
 
-def _make_refusal(session: Session, item: ReviewItem) -> ItemChanged:
-    """Says who was first, when, and with what label: whoever repeats a call that he heard nothing of sees
-    that it was his own."""
-    decision = find_final(session, item_id=item.id)
+def _weigh_suspected(session: Session, model: Model, item: ReviewItem) -> dict[str, list[int]]:
+    """Which versions have learned the label in question; nothing for other items.
+
+    Raises:
+        ItemChanged: the label was replaced or withdrawn meanwhile.
+    """
+    if item.kind != ItemKind.SUSPECTED:
+        return {}
+    sample = session.get_one(Sample, item.sample_id)
+    if sample.retracted_at is not None:
+        raise ItemChanged("The label in question was replaced or withdrawn meanwhile.")
+    return {"taught": list(find_users(session, model, sample).versions)}
+
+
+def _call_expert(session: Session, item: ReviewItem) -> None:
+    """Two reviewers who disagree are not outvoted by a third: an expert decides.
+
+    The first opinion leaves no trace on the item, not even in its etag: the second reviewer must not know.
+    """
+    if len({d.label for d in list_rulings(session, item.id)}) > 1:
+        item.flagged_at, item.flagged_by = func.now(), items.DISAGREEMENT
+        item.queue = Queue.DISPUTED
+        item.etag += 1
+        session.flush()
+
+
+def _tell_late(session: Session, item: ReviewItem, caller: Caller) -> ItemChanged:
+    """What was decided and when. By whom, an admin is told; others, whether it was themselves."""
+    decision = find_last_word(session, item)
     if decision is None:
         return ItemChanged("This item is no longer open: what it was about was withdrawn.")
+    now = session.scalar(select(func.clock_timestamp()))
+    assert now is not None
+    seconds = max(0, round((now - decision.created_at).total_seconds()))
     said = f"as {decision.label!r}" if decision.label else "as teaching nothing"
+    own, admin = decision.actor == caller.actor, caller.has(Scope.ADMIN)
+    by = "by you" if own else f"by {decision.actor}" if admin else "by another reviewer"
     return ItemChanged(
-        f"Decided {said} by {decision.actor} already. Ask for the next items.",
-        decided_by=decision.actor,
-        decided_at=decision.created_at.isoformat(),
-        decided_label=decision.label,
+        f"Decided {said} {by} {seconds} s ago. Ask for the next items.",
+        decided_as=decision.label,
+        action=decision.action,
+        seconds_ago=seconds,
+        own=own,
+        **({"decided_by": decision.actor} if admin else {}),
     )

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from backtalk.callers import POLICY, Caller
 from backtalk.decisions import list_rulings
 from backtalk.errors import EtagMissing, InvalidInput, ItemChanged, NotAllowed, UnknownLabel
+from backtalk.items import is_disputed
 from backtalk.policy import Policy
-from backtalk.states import Action, CorrectionState, ItemKind, Scope
+from backtalk.states import Action, ItemKind, Scope
 from backtalk.tables import Correction, Model, Prediction, ReviewItem
 
 
@@ -42,7 +42,8 @@ def choose_ruling(
     action: Action,
     label: str | None,
 ) -> Ruling:
-    """Approve means: the reported label is right (correction), the prediction is right (audit).
+    """Approve means: the label in question is right. It is the reported one (correction), the predicted one
+    (audit, uncertain) or the one that is trained on (suspected).
 
     Raises:
         UnknownLabel, InvalidInput: the action and label do not fit.
@@ -62,7 +63,8 @@ def choose_ruling(
         raise InvalidInput("An undo names the decision that it withdraws, not an item.")
     if label is not None:
         raise InvalidInput(f"`label` goes with relabel, not with {action}.")
-    return Ruling(action, item.reported if item.kind == ItemKind.CORRECTION else prediction.label)
+    in_question = item.kind in (ItemKind.CORRECTION, ItemKind.SUSPECTED)
+    return Ruling(action, item.reported if in_question else prediction.label)
 
 
 def _is_own(correction: Correction, caller: Caller) -> bool:
@@ -72,9 +74,10 @@ def _is_own(correction: Correction, caller: Caller) -> bool:
 
 
 def is_final(session: Session, model: Model, item: ReviewItem, caller: Caller, ruling: Ruling) -> bool:
-    """One decision is final; with `quorum` 2 two must agree, and a disagreement goes to a third person.
+    """One decision is final; with `quorum` 2 two must agree.
 
-    What was flagged for an expert is settled by the first expert who decides it.
+    What was flagged, also since two reviewers disagreed, is settled by the first expert who decides it; a
+    dispute between statements by the first reviewer.
 
     Raises:
         NotAllowed: the caller has decided this item already, and another must.
@@ -82,17 +85,8 @@ def is_final(session: Session, model: Model, item: ReviewItem, caller: Caller, r
     if caller is POLICY or Policy.parse(model.policy).quorum == 1:
         return True
     before = list_rulings(session, item.id)
-    if any(d.actor == caller.actor for d in before) and not caller.has(Scope.ADMIN):
+    settled_by_one = item.flagged_at is not None or is_disputed(session, item.prediction_id)
+    own = any(d.actor == caller.actor for d in before)
+    if own and not (settled_by_one and caller.has(Scope.ADMIN)):
         raise NotAllowed("You have decided this item; this model's policy (quorum) asks for somebody else.")
-    if item.flagged_at is not None or len({d.label for d in before}) > 1:
-        return True
-    if _is_disputed(session, item):
-        return True
-    return any(d.label == ruling.label for d in before)
-
-
-def _is_disputed(session: Session, item: ReviewItem) -> bool:
-    disputed = exists().where(
-        Correction.prediction_id == item.prediction_id, Correction.state == CorrectionState.DISPUTED
-    )
-    return bool(session.scalar(select(disputed)))
+    return settled_by_one or any(d.label == ruling.label for d in before)

@@ -97,19 +97,18 @@ def _settle_sample(
     *,
     by_person: bool,
 ) -> None:
+    if item.kind == ItemKind.SUSPECTED:
+        _settle_suspected(session, model, item, decision)
+        return
     if decision.label is None:  # rejected: it teaches nothing
         sample = find_live_sample(session, model.id, prediction.image_id)
         if sample is not None and sample.prediction_id == prediction.id:
             retract_samples(session, model.id, prediction.image_id)
         return
     side = find_side(session, model.id, prediction.image_id)
-    if side is None:
-        return  # straddles: learning from it would leak into the judging sets
+    if side is None or (side is Side.EVAL and item.kind == ItemKind.UNCERTAIN):
+        return  # straddles: learning from it would leak into the judging sets; uncertain: it would bias them
     correction = session.get(Correction, item.correction_id) if item.correction_id else None
-    if decision.label == prediction.label and not prediction.audit:
-        origin = Origin.CONFIRMATION
-    else:
-        origin = Origin.AUDIT if item.kind == ItemKind.AUDIT else Origin.CORRECTION
     put_sample(
         session,
         model,
@@ -117,7 +116,7 @@ def _settle_sample(
         Labelled(
             prediction.image_id,
             decision.label,
-            origin,
+            _choose_origin(prediction, item, decision),
             by_person=by_person,
             audited=prediction.audit,
             prediction_id=prediction.id,
@@ -125,6 +124,40 @@ def _settle_sample(
             key_id=correction.key_id if correction else prediction.key_id,
         ),
     )
+
+
+def _choose_origin(prediction: Prediction, item: ReviewItem, decision: Decision) -> Origin:
+    if item.kind == ItemKind.UNCERTAIN:
+        return Origin.UNCERTAIN
+    if decision.label == prediction.label and not prediction.audit:
+        return Origin.CONFIRMATION
+    return Origin.AUDIT if item.kind == ItemKind.AUDIT else Origin.CORRECTION
+
+
+def _settle_suspected(session: Session, model: Model, item: ReviewItem, decision: Decision) -> None:
+    """A training label stands, is replaced, or teaches nothing more.
+
+    It lies on the train side and stays there: no judging set, and no verdict that one gave, is touched.
+    """
+    sample = session.get_one(Sample, item.sample_id)
+    if decision.label is None:
+        retract_samples(session, model.id, sample.image_id)
+    elif decision.label != sample.label or not sample.by_person:
+        put_sample(
+            session,
+            model,
+            Side.TRAIN,
+            Labelled(
+                sample.image_id,
+                decision.label,
+                Origin(sample.origin),
+                by_person=True,
+                audited=False,
+                prediction_id=sample.prediction_id,
+                decision_id=decision.id,
+                key_id=sample.key_id,
+            ),
+        )
 
 
 def find_side(session: Session, model_id: int, image_id: UUID) -> Side | None:
@@ -137,8 +170,10 @@ def find_side(session: Session, model_id: int, image_id: UUID) -> Side | None:
     return Side(side) if side else None
 
 
-def unsettle(session: Session, prediction: Prediction, decision: Decision) -> None:
+def unsettle(session: Session, prediction: Prediction, decision: Decision) -> Sample | None:
     """Put statements and sample back as they were before a final decision that is being undone.
+
+    Returns the sample that is there again, as a row of its own; None where none was replaced.
 
     What changed since by other hands (a confirmation withdrawn, a new label for the image) stays as it is.
     """
@@ -150,7 +185,8 @@ def unsettle(session: Session, prediction: Prediction, decision: Decision) -> No
         session.flush()
         live = None
     if live is None and before.get("sample"):
-        _revive_sample(session, before["sample"])
+        return _revive_sample(session, before["sample"])
+    return None
 
 
 def _restore_statements(
@@ -167,11 +203,12 @@ def _restore_statements(
             confirmation.state = state
 
 
-def _revive_sample(session: Session, sample_id: int) -> None:
+def _revive_sample(session: Session, sample_id: int) -> Sample | None:
     """A new row like the one that was replaced: rows that were retracted stay so."""
     old = session.get_one(Sample, sample_id)
     if old.retraction_id is not None or session.get_one(Image, old.image_id).deleted_at is not None:
-        return
-    same = {name: getattr(old, name) for name in _KEPT}
-    session.add(Sample(**same))
+        return None
+    revived = Sample(**{name: getattr(old, name) for name in _KEPT})
+    session.add(revived)
     session.flush()
+    return revived

@@ -76,11 +76,32 @@ class Origin(StrEnum):
     CORRECTION = "correction"
     AUDIT = "audit"
     CONFIRMATION = "confirmation"
+    UNCERTAIN = "uncertain"  # a person was asked because the model was not sure: never on the eval side
 
 
 class ItemKind(StrEnum):
     CORRECTION = "correction"  # somebody reported another label
     AUDIT = "audit"  # drawn at random, or behind a veto of `kept`
+    UNCERTAIN = "uncertain"  # the two highest scores are close, and nobody has spoken of it
+    SUSPECTED = "suspected"  # a training label that the other samples speak against
+    GOLD = "gold"  # the right label is known: measures who answers, and is shown as an audit
+
+
+class Queue(StrEnum):
+    """Where an item stands. Whoever asks for no queue gets those of `DAILY_QUEUES`."""
+
+    CORRECTIONS = "corrections"
+    DISPUTED = "disputed"  # statements, or two reviewers, contradict each other
+    AUDITS = "audits"
+    UNCERTAIN = "uncertain"
+    SUSPECTED = "suspected"
+    GOLD = "gold"  # of one reviewer, who is not told; counted and shown with the audits
+
+
+#: What the loop cannot do without; the other queues are offered when asked for.
+DAILY_QUEUES = (Queue.CORRECTIONS, Queue.DISPUTED, Queue.AUDITS)
+#: What a reviewer may ask for.
+OFFERED_QUEUES = (*DAILY_QUEUES, Queue.UNCERTAIN, Queue.SUSPECTED)
 
 
 class Action(StrEnum):

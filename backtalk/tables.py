@@ -259,6 +259,7 @@ class Prediction(Base):
             unique=True,
             postgresql_where=text("client_ref IS NOT NULL"),
         ),
+        Index("ix_predictions_audited", "model_id", "version", postgresql_where=text("audit")),
     )
 
 
@@ -338,8 +339,15 @@ class ReviewItem(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id"))
     kind: Mapped[str]
+    queue: Mapped[str]
     correction_id: Mapped[UUID | None] = mapped_column(ForeignKey("corrections.id"))
-    reported: Mapped[str | None]  # the newest reported label
+    sample_id: Mapped[int | None] = mapped_column(  # whose label is in question, or known
+        # Decisions point to items, samples to decisions: this one closes the circle.
+        ForeignKey("samples.id", name="fk_review_items_sample_id", use_alter=True)
+    )
+    scores: Mapped[list[float] | None]  # by heads that did not learn from it; else the prediction's
+    mark: Mapped[str | None]  # why its label is suspected
+    reported: Mapped[str | None]  # the newest reported label, or the one that is suspected
     reporter: Mapped[str | None]  # who reported it
     predicted: Mapped[str]
     margin: Mapped[float] = mapped_column(REAL)  # of the prediction: highest score less the second
@@ -348,6 +356,7 @@ class ReviewItem(Base):
     etag: Mapped[int] = mapped_column(server_default=text("1"))  # rises with each change that matters
     leased_by: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    lease_view: Mapped[UUID | None]  # the open page that holds it
     skipped_by: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     flagged_at: Mapped[datetime | None]  # since when it waits for an expert
     flagged_by: Mapped[str | None]
@@ -355,13 +364,16 @@ class ReviewItem(Base):
     closed_at: Mapped[datetime | None]
     __table_args__ = (
         _one_of("kind", states.ItemKind),
+        _one_of("queue", states.Queue),
         CheckConstraint(
             "(kind = 'correction') = (correction_id IS NOT NULL) "
-            "AND (kind = 'correction') = (reported IS NOT NULL)",
-            name="reported_with_correction",
+            "AND (kind IN ('correction', 'suspected')) = (reported IS NOT NULL) "
+            "AND (kind IN ('suspected', 'gold')) = (sample_id IS NOT NULL)",
+            name="names_its_subject",
         ),
         Index("uq_review_items_open", "prediction_id", unique=True, postgresql_where=_OPEN),
         Index("ix_review_items_queue", "model_id", "id", postgresql_where=_OPEN),
+        Index("ix_review_items_queues", "model_id", "queue", "id", postgresql_where=_OPEN),
         Index("ix_review_items_margin", "model_id", "margin", "id", postgresql_where=_OPEN),
         Index("ix_review_items_doubt", "model_id", "doubt", "id", postgresql_where=_OPEN),
         Index("ix_review_items_pair", "model_id", "predicted", "reported", "id", postgresql_where=_OPEN),
@@ -373,6 +385,12 @@ class ReviewItem(Base):
             "id",
             postgresql_where=text("closed_at IS NULL AND flagged_at IS NOT NULL"),
         ),
+        Index("ix_review_items_sample", "sample_id", postgresql_where=text("sample_id IS NOT NULL")),
+        Index(
+            "ix_review_items_viewed",
+            "lease_view",
+            postgresql_where=text("closed_at IS NULL AND lease_view IS NOT NULL"),
+        ),
         Index(
             "ix_review_items_leased",
             "leased_by",
@@ -380,6 +398,26 @@ class ReviewItem(Base):
             postgresql_where=text("closed_at IS NULL AND leased_by IS NOT NULL"),
         ),
     )
+
+
+class ClosedView(Base):
+    """A page that was left: what is leased for it later goes to nobody. Forgotten after an hour."""
+
+    __tablename__ = "closed_views"
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    closed_at: Mapped[datetime] = _now()
+
+
+class LabelCheck(Base):
+    """When the training labels of a model were last held against each other, and what was found."""
+
+    __tablename__ = "label_checks"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    generation: Mapped[int]  # the model's at that moment
+    samples: Mapped[int]
+    suspected: Mapped[int]
+    reason: Mapped[str | None]  # why none could be weighed
+    checked_at: Mapped[datetime] = _now()
 
 
 class Decision(Base):
@@ -414,6 +452,7 @@ class Decision(Base):
             postgresql_where=text("request_id IS NOT NULL"),
         ),
         Index(None, "model_id", "actor", "created_at"),
+        Index(None, "model_id", "created_at"),
     )
 
 

@@ -40,7 +40,8 @@ UPDATE confirmations SET state = 'retracted', prepared_at = coalesce(prepared_at
 WHERE prediction_id IN (SELECT id FROM predictions WHERE image_id = ANY(:ids)) AND state <> 'retracted'
 """
 _ITEMS = """
-UPDATE review_items SET closed_at = now(), etag = etag + 1, leased_by = NULL, lease_until = NULL
+UPDATE review_items SET closed_at = now(), etag = etag + 1, leased_by = NULL, lease_until = NULL,
+    lease_view = NULL
 WHERE prediction_id IN (SELECT id FROM predictions WHERE image_id = ANY(:ids)) AND closed_at IS NULL
 """
 # A group is what lies near its first image. The oldest one that is left takes its place; a group with

@@ -7,7 +7,7 @@ longer: not for triggers, not as the last word on the item, not as the origin of
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backtalk.callers import Caller
@@ -15,21 +15,13 @@ from backtalk.dataset import lock_decisions
 from backtalk.decisions import Submission, find_final, list_rulings, write
 from backtalk.errors import CannotUndo, DecisionNotFound
 from backtalk.events import DecisionUndone
-from backtalk.items import find_newest_statement, find_open_item, lease_to
+from backtalk.items import DISAGREEMENT, find_newest_statement, find_open_item, lease_to, refile
+from backtalk.learned import Learned as Learned  # noqa: PLC0414 - part of what this module offers
+from backtalk.learned import find_learned
 from backtalk.outbox import emit
 from backtalk.settling import unsettle
-from backtalk.states import ACTIVE_RUN_STATES, JUDGING_SPLITS, Action, CorrectionState
-from backtalk.tables import Correction, Decision, GateCheck, Image, Model, Prediction, ReviewItem, Run, Sample
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Who has used the sample of a decision before it was undone: that is not unlearned by the undo."""
-
-    training: bool = False  # a run that is going on has it in its snapshot
-    versions: tuple[int, ...] = ()  # that have learned from it, ascending
-    live: bool = False  # the live version is one of them, or was made from one
-    judged: int = 0  # runs that were judged while it was part of the judging sets
+from backtalk.states import Action, CorrectionState, ItemKind
+from backtalk.tables import Correction, Decision, Image, Model, Prediction, ReviewItem
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,9 @@ def undo_decision(
     if undo is not None:
         return Undone(undo, item, learned)
     _refuse_overruling(session, prediction, item, decision)
-    if decision.final:
-        unsettle(session, prediction, decision)
+    revived = unsettle(session, prediction, decision) if decision.final else None
+    if item.kind == ItemKind.SUSPECTED and revived is not None:
+        item.sample_id = revived.id  # that is what it asks about from now on
     _reopen(session, item, decision, caller)
     undo = write(session, item, caller, Action.UNDO, submission=submission, undoes=decision.id)
     if decision.counts:
@@ -88,12 +81,14 @@ def _refuse_overruling(
         raise CannotUndo("The report was withdrawn meanwhile, so there is nothing left to decide.")
     since = [d for d in list_rulings(session, item.id) if d.id > decision.id]
     if since:
-        raise CannotUndo(f"{since[0].actor} has decided it since; your answer is part of that.")
+        raise CannotUndo("Another reviewer has decided it since; your answer is part of that.")
+    if item.kind == ItemKind.GOLD:
+        return
     if not decision.final:
         if item.closed_at is not None:
             raise CannotUndo("What the item was about was withdrawn meanwhile.")
         if item.leased_by not in (None, decision.actor) and _is_leased(session, item):
-            raise CannotUndo(f"{item.leased_by} is looking at it just now.")
+            raise CannotUndo("Another reviewer is looking at it just now.")
         return
     newest = find_final(session, prediction_id=prediction.id)
     if newest is None or newest.id != decision.id:
@@ -109,46 +104,9 @@ def _is_leased(session: Session, item: ReviewItem) -> bool:
 def _reopen(session: Session, item: ReviewItem, decision: Decision, caller: Caller) -> None:
     if decision.action in (Action.SKIP, Action.FLAG):
         item.skipped_by = [actor for actor in item.skipped_by if actor != caller.actor]
-    if decision.action == Action.FLAG:
+    if decision.action == Action.FLAG or item.flagged_by == DISAGREEMENT:
         item.flagged_at = item.flagged_by = None
+        refile(session, item)
     item.closed_at = None
     item.etag += 1
     lease_to(session, caller, item)
-
-
-_USERS = """
-WITH RECURSIVE line AS (
-    SELECT number, parent FROM versions WHERE model_id = :model AND number = :live
-    UNION ALL
-    SELECT v.number, v.parent FROM versions v JOIN line ON v.model_id = :model AND v.number = line.parent
-)
-SELECT r.state, r.version, r.version IN (SELECT number FROM line) AS live
-FROM runs r
-JOIN snapshots f ON f.model_id = r.model_id AND f.digest = r.snapshot_digest
-WHERE r.model_id = :model AND :sample = ANY (f.sample_ids)
-"""
-
-
-def find_learned(session: Session, model: Model, decision: Decision) -> Learned:
-    """Runs and versions whose snapshot holds the decision's sample, and verdicts that it had a part in."""
-    made = select(Sample).where(Sample.decision_id == decision.id).order_by(Sample.id).limit(1)
-    sample = session.scalar(made)
-    if sample is None:
-        return Learned()
-    values = {"model": model.id, "live": model.live_version, "sample": sample.id}
-    rows = session.execute(text(_USERS), values).all()
-    active = [row for row in rows if row.state in ACTIVE_RUN_STATES]
-    ended = [row for row in rows if row.state not in ACTIVE_RUN_STATES and row.version is not None]
-    judged = None
-    if sample.split in JUDGING_SPLITS:
-        judged = session.scalar(
-            select(func.count(func.distinct(Run.id)))
-            .join(GateCheck, GateCheck.run_id == Run.id)
-            .where(Run.model_id == model.id, GateCheck.created_at > sample.created_at)
-        )
-    return Learned(
-        training=bool(active),
-        versions=tuple(sorted({row.version for row in ended})),
-        live=any(row.live for row in ended),
-        judged=judged or 0,
-    )

@@ -86,6 +86,7 @@ def sweep(system: System) -> None:
     with system.db.transaction() as session:
         failpoint("upkeep.before_rows")
         session.execute(text("DELETE FROM outbox WHERE published_at < now() - interval '7 days'"))
+        session.execute(text("DELETE FROM closed_views WHERE closed_at < now() - interval '1 hour'"))
         session.execute(text("DELETE FROM replicas WHERE seen_at < now() - interval '1 hour'"))
         session.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
         session.execute(text("DELETE FROM sign_in_attempts WHERE at < now() - interval '1 day'"))

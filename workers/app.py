@@ -20,6 +20,7 @@ RETAIN_TICK_S = 600.0
 SWEEP_IMAGES_TICK_S = 3600.0
 INDEX_TICK_S = 600.0
 EXPERIMENTS_TICK_S = 20.0
+LABELS_TICK_S = 300.0
 
 
 def training_queue(kind: str) -> str:
@@ -119,6 +120,7 @@ def _beat(settings: Settings) -> dict[str, Any]:
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
+            "labels": tick("review.check_labels", LABELS_TICK_S),
             "index": tick("upkeep.index", INDEX_TICK_S),
         }
         | experiments,

@@ -8,7 +8,7 @@ from celery import shared_task
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from backtalk import promotion, review, sweeper, training, triggers, upkeep
+from backtalk import promotion, review, suspects, sweeper, training, triggers, upkeep
 from backtalk.errors import Unavailable
 from workers.process import get_experiments, get_system, get_trainers, is_stopping, training_a_run
 
@@ -88,6 +88,16 @@ def sweep_images() -> None:
 @shared_task(name="upkeep.sweep", **TICK)
 def sweep() -> None:
     upkeep.sweep(get_system())
+
+
+@shared_task(name="review.check_labels", **TICK)
+def check_labels() -> None:
+    """One model at a time: the next tick comes to the others."""
+    system = get_system()
+    with system.db.reading() as session:
+        due = suspects.list_due(session)
+    if due:
+        suspects.check_labels(system, due[0])
 
 
 @shared_task(name="upkeep.index", **TICK)

@@ -81,7 +81,7 @@ def audit(model: str | None, actor: str | None, limit: int, as_json: bool, home:
 
 
 def _gather(session: "Session", model: "Model") -> dict[str, Any]:
-    from backtalk import catalogue, lineage, reporters, triggers
+    from backtalk import catalogue, lineage, live_accuracy, reporters, triggers
 
     policy = triggers.get_policy(model)
     checks = catalogue.list_trigger_checks(session, model, limit=1).items
@@ -94,6 +94,7 @@ def _gather(session: "Session", model: "Model") -> dict[str, Any]:
         "min_approved": policy.min_approved,
         "consider_at": model.consider_at,
         "counts": asdict(catalogue.count_all(session, model)),
+        "live_accuracy": [asdict(one) for one in live_accuracy.find_live_accuracy(session, model)],
         "runs": [_describe_run(run) for run in catalogue.list_runs(session, model, limit=_RUNS).items],
         "last_consideration": {"at": checks[0].at, "reason": checks[0].reason} if checks else None,
         "learned_from_withdrawn": sorted(lineage.find_tainted(session, model.id)),
@@ -144,6 +145,8 @@ def _print_status(status: dict[str, Any]) -> None:
         f"{counts['decided_new']} of {status['min_approved']} decided statements towards the next run; "
         f"{counts['open_items']} items wait for a reviewer; {counts['predictions_24h']} predictions in 24 h"
     )
+    for measured in status["live_accuracy"][:_RUNS]:
+        _print_accuracy(measured)
     if status["last_consideration"]:
         click.echo(f"Last considered: {status['last_consideration']['reason']}")
     if status["consider_at"]:
@@ -159,6 +162,15 @@ def _print_status(status: dict[str, Any]) -> None:
         error = f": {replica['error']}" if replica["error"] else ""
         serves = f"serves version {replica['version']}, generation {replica['generation']}"
         click.echo(f"{replica['process']} {serves}{error}")
+
+
+def _print_accuracy(measured: dict[str, Any]) -> None:
+    if measured["share"] is None:
+        said = "no audit is answered yet"
+    else:
+        share, low, high = (100 * measured[name] for name in ("share", "low", "high"))
+        said = f"{share:.1f} % right ({low:.1f} to {high:.1f}) by {measured['answered']} audits"
+    click.echo(f"Version {measured['version']} on live traffic: {said}, {measured['waiting']} wait")
 
 
 def _print_run(run: dict[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""`reporters` and `retract`: who said what, and taking it back."""
+"""`reporters`, `reviewers` and `retract`: who said what, how well, and taking it back."""
 
 import json
 from dataclasses import asdict
@@ -15,6 +15,7 @@ from backtalk.states import Withdrawn
 if TYPE_CHECKING:
     from backtalk.reporters import Source
     from backtalk.retraction import Affected, Retracted
+    from backtalk.reviewers import ReviewerRecord
 
 
 @click.command()
@@ -36,6 +37,37 @@ def reporters(name: str, as_json: bool, home: Path | None) -> None:
         _print_source(source)
     if not sources:
         click.echo("Nobody has said anything yet.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@home_option
+def reviewers(name: str, as_json: bool, home: Path | None) -> None:
+    """How each reviewer of a model answers, by gold items (`gold_share` in the policy) and by agreement."""
+    from backtalk import catalogue
+    from backtalk import reviewers as found
+
+    with open_system(home, "reviewers") as system, system.db.reading() as session:
+        records = found.measure_reviewers(session, catalogue.get_model(session, name))
+    if as_json:
+        click.echo(json.dumps([asdict(record) for record in records], indent=1))
+        return
+    for record in records:
+        click.echo(f"{record.actor}: {_say_record(record)}")
+    if not records:
+        click.echo("Nobody has reviewed anything yet.")
+
+
+def _say_record(record: "ReviewerRecord") -> str:
+    said = f"{record.rulings} answers"
+    if record.gold_share is not None and record.gold_low is not None and record.gold_high is not None:
+        low, high = 100 * record.gold_low, 100 * record.gold_high
+        said += f"; right on {record.gold_right} of {record.gold} gold items"
+        said += f" ({100 * record.gold_share:.0f} %, {low:.0f} to {high:.0f})"
+    if record.shared:
+        said += f"; agreed with the final label on {record.agreed} of {record.shared} that others saw, too"
+    return said
 
 
 @click.command()

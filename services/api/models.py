@@ -8,7 +8,7 @@ from flask_openapi import APIBlueprint, Tag
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue
+from backtalk import catalogue, live_accuracy
 from backtalk.errors import NotFound, Unavailable
 from backtalk.signatures import describe_signatures
 from backtalk.tables import Backbone, Model, Version
@@ -50,6 +50,25 @@ class ModelStatus(ModelShape):
     model_version_status: list[VersionStatus]
 
 
+class AccuracyShape(Answer):
+    """What the audits of one version say: predictions drawn at random, before anybody knew."""
+
+    version: int
+    drawn: int
+    answered: int = Field(description="Those that a person gave a label.")
+    right: int = Field(description="Of the answered, those whose label is the predicted one.")
+    unclear: int = Field(description="Rejected by a person: no label can be found. In no share.")
+    waiting: int = Field(description="Not answered yet. The share is unbiased once none waits.")
+    share: float | None = Field(description="right ÷ answered; null until one is answered.")
+    low: float | None = Field(description="Wilson's 95 % interval, two-sided.")
+    high: float | None
+
+
+class Accuracy(Answer):
+    model: str
+    items: list[AccuracyShape] = Field(description="By version, the newest first.")
+
+
 class ModelSpec(Answer):
     name: str
     signature_name: str = ""
@@ -78,6 +97,21 @@ def get_model(path: ModelPath) -> Response:
         model = catalogue.get_model(session, path.model)
     shape = ModelStatus(**_shape(model).model_dump(), model_version_status=_live_status(model))
     return answer(shape, generation=model.generation)
+
+
+@blueprint.get(
+    "/models/<name:model>/accuracy",
+    summary="How often each version is right on live traffic",
+    responses={200: Accuracy, **problems(404)},
+)
+@require()
+def get_accuracy(path: ModelPath) -> Response:
+    """From answered audits alone: nothing that somebody chose to report is in it."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        found = live_accuracy.find_live_accuracy(session, model)
+    items = [AccuracyShape.model_validate(one) for one in found]
+    return answer(Accuracy(model=model.name, items=items), generation=model.generation)
 
 
 @blueprint.get(

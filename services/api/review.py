@@ -9,10 +9,10 @@ from flask_openapi import APIBlueprint, Tag
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, leases, review
+from backtalk import catalogue, gold, leases, queues, review, reviewers
 from backtalk.catalogue import DEFAULT_LIMIT, MAX_LIMIT
 from backtalk.errors import ItemNotFound
-from backtalk.states import Action, ItemKind, Scope
+from backtalk.states import Action, ItemKind, Queue, Scope
 from backtalk.tables import Image, Prediction, ReviewItem
 from services.api.auth import require
 from services.api.intake import answer
@@ -25,8 +25,12 @@ blueprint = APIBlueprint(
 )
 
 
+Asked = Literal[Queue.CORRECTIONS, Queue.DISPUTED, Queue.AUDITS, Queue.UNCERTAIN, Queue.SUSPECTED]
+
+
 class QueueQuery(BaseModel):
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
+    queue: Asked | None = Field(None, description="Without: corrections, disputed and audits, oldest first.")
 
 
 class ItemPath(BaseModel):
@@ -46,16 +50,19 @@ class DecisionBody(Body):
 
 class Item(Answer):
     item: str
-    kind: ItemKind
-    correction: str | None = Field(description="Null for an audit.")
+    kind: Literal[ItemKind.CORRECTION, ItemKind.AUDIT, ItemKind.UNCERTAIN, ItemKind.SUSPECTED]
+    queue: Asked
+    correction: str | None = Field(description="Null unless somebody reported it.")
     prediction: str
     image: str = Field(description="The id of the picture.")
     image_url: str
-    predicted: str
+    predicted: str = Field(description="Of a suspected label: what the other samples speak for.")
     scores: list[float] = Field(
         description="In the order of the model's labels; empty if a device sent none."
     )
-    reported: str | None = Field(description="The newest reported label; null for an audit.")
+    reported: str | None = Field(
+        description="The newest reported label, or the training label that is suspected."
+    )
     reporter: str | None = Field(description="Who reported it.")
     note: str | None
     mark: str | None = Field(description="Why to look twice: neither the champion nor the neighbours agree.")
@@ -66,33 +73,93 @@ class Item(Answer):
     lease_until: datetime
 
 
-class Queue(Answer):
+class Leased(Answer):
     """Oldest first, the caller's own open items before others."""
 
     items: list[Item]
     labels: list[str] = Field(description="The model's labels, in the order of `scores`.")
 
 
+class QueueShape(Answer):
+    queue: Asked
+    size: int = Field(description="Open items.")
+    more: bool = Field(description="True where there are more than `size`, at which counting stopped.")
+    oldest_at: datetime | None = Field(description="Since when the oldest waits.")
+    decided_hour: int = Field(description="Answers of all reviewers in the last hour.")
+
+
+class Queues(Answer):
+    items: list[QueueShape]
+
+
+class ReviewerShape(Answer):
+    actor: str
+    rulings: int = Field(description="Answers that stand, gold items not among them.")
+    gold: int = Field(description="Gold items answered.")
+    gold_right: int
+    gold_share: float | None = Field(description="gold_right ÷ gold; null without any.")
+    gold_low: float | None = Field(description="Wilson's 95 % interval, two-sided.")
+    gold_high: float | None
+    shared: int = Field(description="Rulings on settled items that another reviewer ruled on, too.")
+    agreed: int = Field(description="Of them, those with the label that was final.")
+
+
+class Reviewers(Answer):
+    items: list[ReviewerShape]
+
+
 class Decided(Answer):
     item: str
     action: Action
     label: str | None = Field(description="The right label; null for reject and skip.")
-    final: bool = Field(description="False for a skip or a flag, and for the first of two reviewers.")
+    final: bool = Field(description="False for a skip or a flag, and where another reviewer must agree.")
 
 
 @blueprint.get(
     "/models/<name:model>/review",
     summary="Lease the next items of the review queue",
-    responses={200: Queue, **problems(404)},
+    responses={200: Leased, **problems(404, 422)},
 )
 @require(Scope.REVIEW)
 def lease_items(path: ModelPath, query: QueueQuery) -> Response:
-    """Asking again returns the caller's own open items first."""
+    """Asking again returns the caller's own open items first, and renews them."""
     with get_backend().system.db.transaction() as session:
         model = catalogue.get_model(session, path.model)
-        views = leases.lease_items(session, caller=g.caller, model_name=model.name, limit=query.limit)
+        views = leases.lease_items(
+            session, caller=g.caller, model_name=model.name, limit=query.limit, queue=query.queue
+        )
         items = [_show(view) for view in views]
-        return answer(Queue(items=items, labels=model.labels), generation=model.generation)
+        return answer(Leased(items=items, labels=model.labels), generation=model.generation)
+
+
+@blueprint.get(
+    "/models/<name:model>/queues",
+    summary="What waits for a reviewer, by queue",
+    responses={200: Queues, **problems(404)},
+)
+@require(Scope.REVIEW)
+def list_queues(path: ModelPath) -> Response:
+    """`uncertain` is filled when somebody asks for it, so its size says what was drawn and not answered."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        found = queues.measure_queues(session, model, g.caller)
+    items = [QueueShape.model_validate(one) for one in found]
+    return answer(Queues(items=items), generation=model.generation)
+
+
+@blueprint.get(
+    "/models/<name:model>/reviewers",
+    summary="How each reviewer answers",
+    responses={200: Reviewers, **problems(404)},
+)
+@require(Scope.ADMIN)
+def list_reviewers(path: ModelPath) -> Response:
+    """Measured by gold items, which only an admin hears of, and by agreement with other reviewers."""
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, path.model)
+        found = reviewers.measure_reviewers(session, model)
+    items = [ReviewerShape.model_validate(one) for one in found]
+    return answer(Reviewers(items=items), generation=model.generation)
 
 
 @blueprint.post(
@@ -102,7 +169,8 @@ def lease_items(path: ModelPath, query: QueueQuery) -> Response:
 )
 @require(Scope.REVIEW)
 def decide_item(path: ItemPath, header: Etag, body: DecisionBody) -> Response:
-    """Approve: the reported label is right (correction), the prediction is right (audit).
+    """Approve: the label in question is right. It is the reported one (correction), the predicted one (audit,
+    uncertain) or the one that is trained on (suspected).
 
     Relabel: another label is right. Reject: nothing to learn here. Skip: give it to somebody else. Flag: give
     it to an expert.
@@ -116,7 +184,8 @@ def decide_item(path: ItemPath, header: Etag, body: DecisionBody) -> Response:
             label=body.label,
             if_match=header.if_match,
         )
-        return answer(Decided(item=str(made.item_id), action=made.action, label=made.label, final=made.final))
+        final = gold.seems_final(session, made)
+        return answer(Decided(item=str(made.item_id), action=made.action, label=made.label, final=final))
 
 
 @blueprint.get(

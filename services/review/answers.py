@@ -7,12 +7,12 @@ from uuid import UUID
 from flask import g
 from flask.typing import ResponseReturnValue
 
-from backtalk import catalogue, review, undoing
+from backtalk import catalogue, gold, review, undoing
 from backtalk.decisions import Submission
 from backtalk.errors import BacktalkError, InvalidInput, ItemChanged, Unavailable
 from backtalk.rulings import etag_of
 from backtalk.states import Action, Scope
-from backtalk.tables import Decision, Model
+from backtalk.tables import Model
 from services.backend import get_backend
 from services.review import queries, review_words, words
 from services.review.queue import count_for_caller, read_json
@@ -106,16 +106,15 @@ def _take(model: Model, answer: object) -> dict[str, Any]:
 
 def _decide(model: Model, given: Given) -> dict[str, Any]:
     try:
-        decision = _write_decision(model, given)
+        return _write_decision(model, given)
     except ItemChanged as error:
-        return _describe_change(error, given)
-    return {"state": "taken", "label": decision.label, "final": decision.final}
+        return _describe_change(error)
 
 
-def _write_decision(model: Model, given: Given) -> Decision:
+def _write_decision(model: Model, given: Given) -> dict[str, Any]:
     with get_backend().system.db.transaction() as session:
         queries.check_item_of(session, model, given.item)
-        return review.decide_item(
+        decision = review.decide_item(
             session,
             caller=g.caller,
             item_id=given.item,
@@ -124,6 +123,7 @@ def _write_decision(model: Model, given: Given) -> Decision:
             if_match=given.etag,
             submission=given.submission,
         )
+        return {"state": "taken", "label": decision.label, "final": gold.seems_final(session, decision)}
 
 
 def _undo(given: Given) -> dict[str, Any]:
@@ -136,9 +136,7 @@ def _undo(given: Given) -> dict[str, Any]:
         return {"state": "taken", "final": False, "etag": etag_of(undone.item), "learned": learned}
 
 
-def _describe_change(error: ItemChanged, given: Given) -> dict[str, Any]:
-    with get_backend().system.db.reading() as session:
-        decided = queries.find_ruling(session, given.item)
-    if decided is None:
+def _describe_change(error: ItemChanged) -> dict[str, Any]:
+    if "seconds_ago" not in error.extra:
         return {"state": "changed", "message": error.message}
-    return {"state": "late", "message": error.message, "decided": words.ruling(decided, g.caller)}
+    return {"state": "late", "message": error.message, "decided": words.ruling(error.extra)}

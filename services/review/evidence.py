@@ -37,7 +37,9 @@ def show_model(model_name: str) -> ResponseReturnValue:
             "versions": versions,
             "tainted": lineage.find_tainted(session, model.id),
             "accuracies": queries.find_holdout_accuracies(session, model, versions),
-            "live_accuracies": find_live_accuracy(session, model)[:ROWS_ON_OVERVIEW],
+            "live_accuracies": [one for one in find_live_accuracy(session, model) if one.answered][
+                :ROWS_ON_OVERVIEW
+            ],
             "rates": make_rate_chart(days, changes),
             "most_a_day": complaints.MOST_A_DAY,
             "triggers": catalogue.list_trigger_checks(session, model, limit=ROWS_ON_OVERVIEW).items,

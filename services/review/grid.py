@@ -6,15 +6,16 @@ from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, leases
+from backtalk import catalogue, leases, queues
 from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
-from backtalk.states import Scope
+from backtalk.states import Queue, Scope
 from backtalk.tables import Model
+from backtalk.uncertain import draw_uncertain
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
 from services.review import queries, words
-from services.review.queue import count_for_caller, read_json, show_item
+from services.review.queue import count_for_caller, read_json, read_view, show_item
 from services.review.review_words import GRID_VIEW
 from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
 from services.review.sessions import needs
@@ -31,6 +32,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         counts = count_for_caller(session, model)
+        states = queues.measure_queues(session, model, g.caller)
         clusters = list_clusters(session, model, asked, g.caller)
         selection = _choose_first(asked, clusters)
         reporters = sorted(weigh_reporters(session, model))
@@ -46,12 +48,15 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         "answers": url_for("pages.take_answers", model_name=model.name),
         "release": url_for("pages.release", model_name=model.name),
         "grid": url_for("pages.show_grid", model_name=model.name),
+        "queue": asked.queue,
         "words": GRID_VIEW,
     }
     return render_template(
         "pages/grid.html",
         model=model,
         counts=counts,
+        queue=asked.asked,
+        queues=words.queues(states),
         selection=asked,  # the form says what was asked for; the chips, what is shown
         chips=chips,
         any_label=[("", "any"), *((label, label) for label in model.labels)],
@@ -63,7 +68,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
 
 def _choose_first(selection: Selection, clusters: list[Cluster]) -> Selection:
     """Without a wish of its own the grid shows the largest pair: the sooner many are done."""
-    chosen = (selection.predicted, selection.reported, selection.group, selection.like, selection.kind)
+    chosen = (selection.predicted, selection.reported, selection.group, selection.like, selection.queue)
     if (
         selection.by != "pair"
         or selection.sort == "size"
@@ -77,8 +82,8 @@ def _choose_first(selection: Selection, clusters: list[Cluster]) -> Selection:
 def _narrow(selection: Selection, cluster: Cluster) -> Selection:
     if cluster.group is not None:
         return selection.but(group=cluster.group, like=None)
-    kind = "audit" if cluster.reported is None else selection.kind
-    return selection.but(predicted=cluster.predicted, reported=cluster.reported, kind=kind, like=None)
+    queue = selection.queue or (Queue.AUDITS if cluster.reported is None else None)
+    return selection.but(predicted=cluster.predicted, reported=cluster.reported, queue=queue, like=None)
 
 
 def _show_cluster(model: Model, selection: Selection, cluster: Cluster) -> dict[str, Any]:
@@ -100,13 +105,17 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
     if not isinstance(wanted, dict) or not isinstance(held, list) or len(held) > TILES:
         raise InvalidInput(f"`selection` is an object, `hold` a list of {TILES} ids at most.")
     selection = Selection.read(wanted)
+    view = read_view(body)
     ids = [key for key in (catalogue.parse_id(str(one)) for one in held) if key]
     with get_backend().system.db.transaction() as session:
         model = catalogue.get_model(session, model_name)
-        kept = leases.lease_these(session, caller=g.caller, model=model, item_ids=ids, limit=TILES)
+        if selection.asked is Queue.UNCERTAIN:
+            draw_uncertain(session, model, TILES)
+        who = {"caller": g.caller, "model": model, "view": view}
+        kept = leases.lease_these(session, **who, item_ids=ids, limit=TILES)
         free = TILES - len(kept)
         found = find_items(session, model, selection, g.caller, 2 * free, without=ids)
-        added = leases.lease_these(session, caller=g.caller, model=model, item_ids=found.item_ids, limit=free)
+        added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free)
         items = _show_tiles(session, model, added)
         counts = count_for_caller(session, model)
     return {

@@ -1,7 +1,6 @@
 """Reads that only the pages need; everything else comes from `backtalk.catalogue`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -10,7 +9,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue
-from backtalk.decisions import find_final, stands
+from backtalk.decisions import stands
 from backtalk.errors import ImageNotFound, ItemNotFound, RunNotFound
 from backtalk.policy import Policy
 from backtalk.states import RULINGS, CorrectionState
@@ -31,33 +30,12 @@ from backtalk.tables import (
 )
 
 
-@dataclass(frozen=True)
-class Ruling:
-    """A final decision, as the reviewer who came late is told of it."""
-
-    action: str
-    label: str | None
-    actor: str
-    seconds_ago: float
-
-
 def check_item_of(session: Session, model: Model, item_id: str) -> None:
     """Raises ItemNotFound unless the item belongs to `model`."""
     key = catalogue.parse_id(item_id)
     item = session.get(ReviewItem, key) if key else None
     if item is None or item.model_id != model.id:
         raise ItemNotFound(f"{model.name} has no review item {item_id!r}.")
-
-
-def find_ruling(session: Session, item_id: str) -> Ruling | None:
-    """Who decided the item and how; None where it is open or was withdrawn."""
-    decision = find_final(session, item_id=UUID(item_id))
-    if decision is None:
-        return None
-    now = session.scalar(select(func.clock_timestamp()))
-    assert now is not None
-    seconds = (now - decision.created_at).total_seconds()
-    return Ruling(decision.action, decision.label, decision.actor, seconds)
 
 
 def find_disputed(session: Session, correction_ids: Iterable[str | None]) -> set[str]:

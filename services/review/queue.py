@@ -1,6 +1,5 @@
 """The review view, and what it asks for while it is open: leases and pictures."""
 
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,10 +7,11 @@ from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, leases, review
+from backtalk import catalogue, leases, queues, review, reviewers
 from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
-from backtalk.states import Scope
+from backtalk.policy import Policy
+from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.pictures import PICTURE_SIDE, TILE_SIDE, answer_picture
@@ -21,38 +21,56 @@ from services.review.sessions import needs
 from services.review.site import blueprint
 
 MAX_LEASE = 50
-MAX_RELEASE = 200
 
 
 @blueprint.get("/review/<model_name>")
 @needs(Scope.REVIEW)
 def show_queue(model_name: str) -> ResponseReturnValue:
+    queue = read_queue(request.args.get("queue"))
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         counts = count_for_caller(session, model)
+        states = queues.measure_queues(session, model, g.caller)
     data = {
         "model": model.name,
         "labels": model.labels,
         "reviewer": g.caller.name,
         "countedMost": words.COUNTED_MOST,
+        "queue": queue,
         "lease": url_for("pages.lease", model_name=model.name),
         "answers": url_for("pages.take_answers", model_name=model.name),
         "release": url_for("pages.release", model_name=model.name),
         "words": REVIEW_VIEW,
     }
-    return render_template("pages/queue.html", model=model, counts=counts, data=data)
+    return render_template(
+        "pages/queue.html", model=model, counts=counts, queue=queue, queues=words.queues(states), data=data
+    )
+
+
+@blueprint.get("/review/<model_name>/reviewers")
+@needs(Scope.ADMIN)
+def show_reviewers(model_name: str) -> ResponseReturnValue:
+    with get_backend().system.db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        records = reviewers.measure_reviewers(session, model)
+    share = Policy.parse(model.policy).gold_share
+    return render_template("pages/reviewers.html", model=model, records=records, gold_share=share)
 
 
 @blueprint.post("/review/<model_name>/lease")
 @needs(Scope.REVIEW)
 def lease(model_name: str) -> ResponseReturnValue:
     """Lease the caller's own open items and then the oldest free ones; those that he holds are renewed."""
-    limit = read_json().get("limit", 5)
+    body = read_json()
+    limit = body.get("limit", 5)
     if type(limit) is not int or not 1 <= limit <= MAX_LEASE:
         raise InvalidInput(f"`limit` is 1 to {MAX_LEASE}.")
+    queue, view = read_queue(body.get("queue")), read_view(body)
     with get_backend().system.db.transaction() as session:
         model = catalogue.get_model(session, model_name)
-        leased = leases.lease_items(session, caller=g.caller, model_name=model.name, limit=limit)
+        leased = leases.lease_items(
+            session, caller=g.caller, model_name=model.name, limit=limit, queue=queue, view=view
+        )
         disputed = queries.find_disputed(session, [view.correction for view in leased])
         counts = count_for_caller(session, model)
     items = [show_item(model, view, view.correction in disputed) for view in leased]
@@ -62,17 +80,13 @@ def lease(model_name: str) -> ResponseReturnValue:
 @blueprint.post("/review/<model_name>/release")
 @needs(Scope.REVIEW)
 def release(model_name: str) -> ResponseReturnValue:
-    """A view that closes lets others have what it had leased and nobody has answered."""
-    given = read_json().get("leases")
-    if not isinstance(given, dict) or len(given) > MAX_RELEASE:
-        raise InvalidInput(f"`leases` is `lease_until` by item, of {MAX_RELEASE} items at most.")
-    try:
-        known = {UUID(item): datetime.fromisoformat(until) for item, until in given.items()}
-    except (ValueError, TypeError):
-        raise InvalidInput("`leases` is `lease_until` by item, both as they came with the lease.") from None
+    """A page that was left lets others have what it had leased, and what is on its way to it still."""
+    view = read_view(read_json())
+    if view is None:
+        raise InvalidInput("`view` is the UUID that the page gave with its leases.")
     with get_backend().system.db.transaction() as session:
         catalogue.get_model(session, model_name)
-        leases.release_items(session, caller=g.caller, leases=known)
+        leases.close_view(session, g.caller, view)
     return "", 204
 
 
@@ -99,6 +113,7 @@ def show_item(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
     return {
         "item": view.item,
         "kind": view.kind,
+        "queue": view.queue,
         "disputed": disputed,
         "predicted": view.predicted,
         "reported": view.reported,
@@ -111,6 +126,26 @@ def show_item(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
         "etag": view.etag,
         "lease_until": view.lease_until.isoformat(),
     }
+
+
+def read_queue(name: object) -> Queue | None:
+    """Raises InvalidInput where it is none that can be asked for."""
+    if name in (None, ""):
+        return None
+    if name not in OFFERED_QUEUES:
+        raise InvalidInput(f"`queue` is one of {', '.join(OFFERED_QUEUES)}.")
+    return Queue(str(name))
+
+
+def read_view(body: dict[str, Any]) -> UUID | None:
+    """The id that a page drew for itself. Raises InvalidInput where it is no UUID."""
+    view = body.get("view")
+    if view is None:
+        return None
+    found = catalogue.parse_id(view) if isinstance(view, str) else None
+    if found is None:
+        raise InvalidInput("`view` is a UUID.")
+    return found
 
 
 def read_json() -> dict[str, Any]:

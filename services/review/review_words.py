@@ -31,18 +31,33 @@ SENDING = {
 }
 
 REVIEW_VIEW = SENDING | {
-    "audit": "Drawn at random",
-    "correction": "Reported as wrong",
+    "kinds": {
+        "audit": "Drawn at random",
+        "correction": "Reported as wrong",
+        "uncertain": "The model was not sure",
+        "suspected": "Suspected label",
+    },
     "disputed": "Disputed",
     "flagged": "Flagged by {flagged}",
-    "askAudit": {
-        "said": "Nobody has complained about this one.",
-        "ask": "The model says {predicted}. Is the prediction right?",
+    "asks": {
+        "audit": {
+            "said": "Nobody has complained about this one.",
+            "ask": "The model says {predicted}. Is the prediction right?",
+        },
+        "correction": {
+            "said": "The model said {predicted}.",
+            "ask": "Reported as {reported}. Is the report right?",
+        },
+        "uncertain": {
+            "said": "Nobody has spoken of this one.",
+            "ask": "The model says {predicted}, but only just. Is that right?",
+        },
+        "suspected": {
+            "said": "Without this picture, the model would read it as {predicted}.",
+            "ask": "It is trained on as {reported}. Is that label right?",
+        },
     },
-    "askCorrection": {
-        "said": "The model said {predicted}.",
-        "ask": "Reported as {reported}. Is the report right?",
-    },
+    "trained": "trained on",
     "predicted": "predicted",
     "reported": "reported",
     "reportedBy": "Reported by {reporter}",
@@ -70,10 +85,18 @@ GRID_VIEW = SENDING | {
         "skip": "Skipped {n}.",
         "flag": "Flagged {n} for an expert.",
     },
-    "pair": "{predicted} → {reported}",
-    "audit": "{predicted}?",
-    "tileAlt": "Reported as {reported}; the model said {predicted}",
-    "tileAuditAlt": "The model says {predicted}; drawn at random",
+    "pairs": {
+        "correction": "{predicted} → {reported}",
+        "audit": "{predicted}?",
+        "uncertain": "{predicted}?",
+        "suspected": "{reported}? or {predicted}",
+    },
+    "tileAlts": {
+        "correction": "Reported as {reported}; the model said {predicted}",
+        "audit": "The model says {predicted}; drawn at random",
+        "uncertain": "The model says {predicted}, but only just",
+        "suspected": "Trained on as {reported}; the other samples speak for {predicted}",
+    },
     "selected": "{n} of {all} selected",
     "noneSelected": "Select at least one tile first.",
     "in": "in",

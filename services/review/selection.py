@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from backtalk import catalogue, neighbours
 from backtalk.callers import Caller
 from backtalk.errors import InvalidInput
-from backtalk.states import ItemKind, Scope
+from backtalk.queues import stands_in
+from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model, Prediction, ReviewItem
 
 SORTS = ("age", "newest", "margin", "doubt", "trust", "distrust", "size")
@@ -29,7 +30,7 @@ class Selection:
 
     by: str = "pair"
     sort: str = "age"
-    kind: str | None = None
+    queue: str | None = None  # without: those that are due
     predicted: str | None = None
     reported: str | None = None
     reporter: str | None = None
@@ -47,7 +48,7 @@ class Selection:
         given = {name: str(args[name]) for name in cls.__dataclass_fields__ if args.get(name)}
         _require(given.get("by", "pair"), CLUSTERINGS, "by")
         _require(given.get("sort", "age"), SORTS, "sort")
-        _require(given.get("kind", ItemKind.AUDIT), tuple(ItemKind), "kind")
+        _require(given.get("queue", OFFERED_QUEUES[0]), OFFERED_QUEUES, "queue")
         group = given.pop("group", None)
         if group is not None and not (group.isdecimal() and len(group) < 19):
             raise InvalidInput("`group` is a number.")
@@ -73,14 +74,19 @@ class Selection:
     def query(self) -> str:
         return urlencode(self.args)
 
+    @property
+    def asked(self) -> Queue | None:
+        return Queue(self.queue) if self.queue else None
+
     def list_conditions(self, caller: Caller) -> list[ColumnElement[bool]]:
         """Beside being open and of the model."""
-        equal = ("kind", "predicted", "reported", "reporter")
+        equal = ("predicted", "reported", "reporter")
         wanted: list[ColumnElement[bool]] = [
             getattr(ReviewItem, name) == getattr(self, name)
             for name in equal
             if getattr(self, name) is not None
         ]
+        wanted.append(stands_in(self.asked))
         if self.group is not None:
             wanted.append(ReviewItem.group_id == self.group)
         if self.flagged:

@@ -75,7 +75,14 @@ def draw_version(session: Session, model: Model, version: Version, **found: Any)
         parents=list_parents(session, model, version),
         taint=lineage.find_tainted(session, model.id).get(version.number),
         accuracy=queries.find_holdout_accuracies(session, model, [version]).get(version.number),
-        live=next((a for a in find_live_accuracy(session, model) if a.version == version.number), None),
+        live=next(
+            (
+                one
+                for one in find_live_accuracy(session, model)
+                if one.version == version.number and one.answered
+            ),
+            None,
+        ),
         **found,
     )
 

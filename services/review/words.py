@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from backtalk.callers import Caller
 from backtalk.interventions import PROMOTABLE
+from backtalk.items import DISAGREEMENT
 from backtalk.lineage import Taint
-from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
+from backtalk.queues import QueueState
+from backtalk.states import ACTIVE_RUN_STATES, DAILY_QUEUES, Queue, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
-from services.review.queries import Ruling
 
 ACTIVE = ACTIVE_RUN_STATES
 
 TABS = (
     ("pages.show_queue", "Review"),
     ("pages.show_grid", "Grid"),
+    ("pages.show_reviewers", "Reviewers"),
     ("pages.show_model", "Overview"),
     ("pages.show_versions", "Versions"),
     ("pages.show_runs", "Runs"),
@@ -25,6 +26,7 @@ TABS = (
 )
 
 REVIEW_TABS = {"pages.show_queue", "pages.show_grid"}  # for reviewers alone
+ADMIN_TABS = {"pages.show_reviewers"}
 
 STATUS_TITLES = {
     401: "Sign in first",
@@ -148,7 +150,13 @@ def join_labels(labels: list[str], most: int = 6) -> str:
 # --- who and why -------------------------------------------------------------------------------
 def actor(name: str) -> str:
     kind, _, who = name.partition(":")
-    known = {"user": who, "key": f"key {who}", "cli": "the command line", "policy": "the policy"}
+    known = {
+        "user": who,
+        "key": f"key {who}",
+        "cli": "the command line",
+        "policy": "the policy",
+        DISAGREEMENT: "two reviewers who disagree",
+    }
     return known.get(kind, name)
 
 
@@ -205,19 +213,66 @@ def trigger_reason(check: TriggerCheck) -> str:
     return said[:1].upper() + said[1:]
 
 
-def ruling(decided: Ruling | None, caller: Caller) -> dict[str, Any] | None:
-    """A decision that somebody else took first, for the card that says so."""
-    if decided is None:
-        return None
-    own = decided.actor == caller.actor
-    who = "you, in another window," if own else actor(decided.actor)
-    what = f"as “{decided.label}”" if decided.label else "as teaching nothing"
-    seconds = f"{decided.seconds_ago:.0f} s ago" if decided.seconds_ago < 90 else "a while ago"
+def ruling(late: dict[str, Any]) -> dict[str, Any]:
+    """A decision that somebody else took first, for the card that says so. `late`: what ItemChanged adds."""
+    label, seconds = late["decided_as"], late["seconds_ago"]
+    by = actor(late["decided_by"]) if "decided_by" in late else "another reviewer"
+    who = "you, in another window," if late["own"] else by
+    what = f"as “{label}”" if label else "as teaching nothing"
+    when = f"{seconds} s ago" if seconds < 90 else "a while ago"
     return {
-        "action": decided.action,
-        "label": decided.label,
-        "own": own,
-        "said": f"Decided {what} by {who} {seconds}.",
+        "action": late["action"],
+        "label": label,
+        "own": late["own"],
+        "said": f"Decided {what} by {who} {when}.",
+    }
+
+
+# --- queues --------------------------------------------------------------------------------------
+_QUEUES = {
+    None: ("All that is due", "Corrections, disputed and audits, the oldest first."),
+    Queue.CORRECTIONS: ("Corrections", "Somebody reported them as wrong."),
+    Queue.DISPUTED: ("Disputed", "Reports, or two reviewers, contradict each other."),
+    Queue.AUDITS: ("Audits", "Drawn at random when they were made: they tell how good the model is."),
+    Queue.UNCERTAIN: (
+        "Uncertain",
+        "The model was not sure, and nobody has spoken of them. Drawn when asked for.",
+    ),
+    Queue.SUSPECTED: ("Suspected labels", "Training labels that the other samples speak against."),
+}
+
+
+def queues(states: list[QueueState]) -> list[dict[str, Any]]:
+    """The queues in their order, first the one of all that is due, each with a line on how it stands."""
+    known = {state.queue: state for state in states}
+    daily = [known[queue] for queue in DAILY_QUEUES]
+    oldest = [state.oldest_at for state in daily if state.oldest_at]
+    shown = [
+        _queue(
+            None,
+            sum(state.size for state in daily),
+            any(state.more for state in daily),
+            min(oldest) if oldest else None,
+            sum(state.decided_hour for state in daily),
+        )
+    ]
+    return shown + [_queue(s.queue, s.size, s.more, s.oldest_at, s.decided_hour) for s in states]
+
+
+def _queue(
+    queue: Queue | None, size: int, more: bool, oldest_at: datetime | None, decided_hour: int
+) -> dict[str, Any]:
+    name, meaning = _QUEUES[queue]
+    lines = [f"{thousands(size)}{'+' if more else ''} open"]
+    if oldest_at is not None:
+        lines.append(f"oldest {ago(oldest_at)}")
+    lines.append(f"{thousands(decided_hour)} decided in the last hour")
+    return {
+        "queue": queue or "",
+        "name": name,
+        "meaning": meaning,
+        "size": f"{thousands(size)}{'+' if more else ''}",
+        "line": ", ".join(lines),
     }
 
 

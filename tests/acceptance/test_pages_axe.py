@@ -66,7 +66,8 @@ def paths(system) -> list[str]:  # type: ignore[no-untyped-def]
     cells += [f"/models/cells/runs/{runs[-1]}/flips?way={way}" for way in ("broken", "fixed")]
     cells += [f"/models/hens{name}" for name in ("", "/versions", "/versions/1", "/compare")]
     grids = [
-        f"/review/animals/grid{query}" for query in ("", "?by=likeness", "?by=none&sort=doubt", "?kind=audit")
+        f"/review/animals/grid{query}"
+        for query in ("", "?by=likeness", "?by=none&sort=doubt", "?queue=audits", "?queue=suspected")
     ]
     return [
         "/",
@@ -74,6 +75,8 @@ def paths(system) -> list[str]:  # type: ignore[no-untyped-def]
         "/audit?actor=user:nobody",
         "/models/nowhere",
         "/review/cells",
+        "/review/animals?queue=uncertain",
+        "/review/animals/reviewers",
         *grids,
         *cells,
         *(f"/models/cells/runs/{run}" for run in runs),

@@ -110,7 +110,7 @@ def test_filters_narrow_what_is_leased(queue, ada):
     assert ids(ada, predicted="cat") == [first]
     assert ids(ada, reported="owl") == [second]
     assert ids(ada, reporter="line-2") == [second]
-    assert ids(ada, kind="audit") == [third]
+    assert ids(ada, queue="audits") == [third]
     assert ids(ada) == [first, second, third]
 
 
@@ -182,7 +182,9 @@ def test_what_was_flagged_is_shown_to_experts_alone(system, queue, ada):
     assert list_chips(expert) == ["cat → dog 1"]
 
 
-@pytest.mark.parametrize("query", ["by=colour", "sort=luck", "kind=x", "group=x", "group=-1", "like=x"])
+@pytest.mark.parametrize(
+    "query", ["by=colour", "sort=luck", "queue=x", "queue=gold", "group=x", "group=-1", "like=x"]
+)
 def test_an_address_that_makes_no_sense_is_refused_with_a_page(queue, ada, query):
     answer = ada.client.get(f"/review/animals/grid?{query}")
     assert answer.status_code == 422

@@ -28,8 +28,8 @@ class Reviewer:
     def post(self, path: str, body: object, **headers: str):  # type: ignore[no-untyped-def]
         return self.client.post(path, json=body, headers=self.headers | headers)
 
-    def lease(self, limit: int = 5):  # type: ignore[no-untyped-def]
-        return self.post("/review/animals/lease", {"limit": limit}).json
+    def lease(self, limit: int = 5, **more: str):  # type: ignore[no-untyped-def]
+        return self.post("/review/animals/lease", {"limit": limit} | more).json
 
     def answer(self, *answers, model: str = "animals"):  # type: ignore[no-untyped-def]
         return self.post(f"/review/{model}/answers", {"answers": list(answers)}).json
@@ -101,7 +101,7 @@ def test_who_comes_late_is_told_what_was_decided_and_by_whom(system, ada, bob):
     ada.decide(item, "relabel", "cat")
     late = bob.decide(item, "approve")
     assert late["state"] == "late"
-    assert late["decided"]["said"].startswith("Decided as “cat” by ada ")
+    assert late["decided"]["said"].startswith("Decided as “cat” by another reviewer ")
     assert late["decided"]["own"] is False
     again = ada.decide(item, "relabel", "cat")
     assert again["decided"]["own"] is True
@@ -136,7 +136,9 @@ def test_of_many_answers_each_is_taken_for_itself(system, ada, bob):
         give(fourth, "reject"),
     )
     assert [one["state"] for one in said["results"]] == ["taken", "late", "refused", "refused", "taken"]
-    assert said["results"][1]["decided"]["said"].startswith("Decided as teaching nothing by bob ")
+    assert said["results"][1]["decided"]["said"].startswith(
+        "Decided as teaching nothing by another reviewer "
+    )
     assert said["counts"] == {"open": 1, "today": 2}
 
 
@@ -159,34 +161,46 @@ def test_an_undo_of_what_never_counted_is_refused_with_a_sentence(system, ada):
     assert (said["state"], said["condition"]) == ("refused", "DecisionNotFound")
 
 
-def test_what_a_view_gives_back_is_free_for_others_at_once(system, ada, bob):
+def test_what_a_page_gives_back_is_free_for_others_at_once(system, ada, bob):
     showroom.add_queue(system, n=2)
-    first, _ = ada.lease(2)["items"]
+    view = str(uuid4())
+    assert len(ada.lease(2, view=view)["items"]) == 2
     assert bob.lease()["items"] == []
-    known = {first["item"]: first["lease_until"]}
-    assert ada.post("/review/animals/release", {"leases": known}).status_code == 204
-    assert [item["item"] for item in bob.lease()["items"]] == [first["item"]]
+    assert ada.post("/review/animals/release", {"view": view}).status_code == 204
+    assert len(bob.lease()["items"]) == 2
+
+
+def test_a_lease_that_arrives_after_its_page_was_left_leases_nothing(system, ada, bob):
+    showroom.add_queue(system, n=1)
+    view = str(uuid4())
+    ada.post("/review/animals/release", {"view": view})
+    assert ada.lease(view=view)["items"] == []
+    grid = {"selection": {}, "hold": [], "view": view}
+    assert ada.post("/review/animals/grid/lease", grid).json["items"] == []
+    assert len(bob.lease()["items"]) == 1
 
 
 def test_nobody_gives_back_what_another_holds(system, ada, bob):
     showroom.add_queue(system, n=1)
-    held = ada.lease()["items"][0]
-    bob.post("/review/animals/release", {"leases": {held["item"]: held["lease_until"]}})
+    view = str(uuid4())
+    ada.lease(view=view)
+    bob.post("/review/animals/release", {"view": view})
     assert bob.lease()["items"] == []
 
 
-def test_a_view_that_closes_late_does_not_give_back_what_the_next_view_has_leased(system, ada, bob):
+def test_a_page_that_closes_late_does_not_give_back_what_the_next_page_has_leased(system, ada, bob):
     showroom.add_queue(system, n=1)
-    before = ada.lease()["items"][0]
-    ada.lease()  # the next page of the same person
-    ada.post("/review/animals/release", {"leases": {before["item"]: before["lease_until"]}})
+    first, second = str(uuid4()), str(uuid4())
+    ada.lease(view=first)
+    ada.lease(view=second)  # the next page of the same person
+    ada.post("/review/animals/release", {"view": first})
     assert bob.lease()["items"] == []
 
 
-@pytest.mark.parametrize("leases", [None, ["x"], {"x": "now"}, {str(uuid4()): "now"}, {str(uuid4()): 7}])
-def test_giving_back_needs_items_and_the_end_of_their_leases(system, ada, leases):
+@pytest.mark.parametrize("body", [{}, {"view": None}, {"view": "x"}, {"view": 7}])
+def test_giving_back_needs_the_id_of_the_page(system, ada, body):
     showroom.add_queue(system, n=1)
-    assert ada.post("/review/animals/release", {"leases": leases}).status_code == 422
+    assert ada.post("/review/animals/release", body).status_code == 422
 
 
 def test_a_flagged_item_says_who_asks_for_an_expert_and_only_experts_get_it(system, ada, bob):

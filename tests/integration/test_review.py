@@ -1,5 +1,7 @@
 """Decisions of reviewers: leases, etags, quorum, and what each action teaches."""
 
+from dataclasses import asdict, replace
+
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -8,7 +10,7 @@ from backtalk import leases, review
 from backtalk.callers import Caller
 from backtalk.db import Database
 from backtalk.errors import EtagMissing, InvalidInput, ItemChanged, NotAllowed, UnknownLabel
-from backtalk.states import Action, CorrectionState, Scope, Side, Split
+from backtalk.states import Action, CorrectionState, Queue, Scope, Side, Split
 from backtalk.tables import Correction, Decision, Model, OutboxEvent, Prediction, ReviewItem, Sample
 from tests import factories as make
 from tests.integration.test_feedback import APP, OTHER, confirm, correct, live_sample, open_item, predict
@@ -110,17 +112,24 @@ def test_a_decision_without_if_match_is_refused(database: Database):
             )
 
 
-def test_the_second_of_two_reviewers_learns_who_decided(database: Database):
+def test_the_second_of_two_reviewers_learns_what_was_decided_and_an_admin_by_whom(database: Database):
     with database.reading() as session:
         prediction = predict(session)
         correct(session, prediction)
         item = open_item(session, prediction)
         assert item is not None
         decide(session, prediction, Action.APPROVE)
-        with pytest.raises(ItemChanged, match="'dog' by user:alice"):
+        with pytest.raises(ItemChanged, match="Decided as 'dog' by another reviewer 0 s ago") as late:
             review.decide_item(
                 session, caller=BOB, item_id=str(item.id), action=Action.REJECT, if_match='"1"'
             )
+        assert (late.value.extra["decided_as"], late.value.extra["seconds_ago"]) == ("dog", 0)
+        assert "alice" not in str(late.value.extra)
+        with pytest.raises(ItemChanged, match="by user:alice") as late:
+            review.decide_item(
+                session, caller=ADMIN, item_id=str(item.id), action=Action.REJECT, if_match='"1"'
+            )
+        assert late.value.extra["decided_by"] == "user:alice"
 
 
 def test_relabelling_to_the_predicted_label_is_a_confirmation_by_a_person(database: Database):
@@ -273,13 +282,49 @@ def test_with_a_quorum_of_two_agreement_is_final(database: Database):
         assert live_sample(session, prediction) is not None
 
 
-def test_with_a_quorum_of_two_disagreement_goes_to_a_third_person(database: Database):
+def test_the_second_reviewer_cannot_tell_that_there_was_a_first(database: Database):
+    with database.reading() as session:
+        first = predict(session, policy={"quorum": 2})
+        second = predict(session)
+        for prediction in (first, second):
+            correct(session, prediction)
+        before = leases.lease_items(session, caller=ALICE, model_name="animals")[0]
+        decide(session, first, Action.RELABEL, "cat", caller=ALICE)
+        session.query(ReviewItem).update({"lease_until": None})
+        session.expire_all()
+        seen, untouched = leases.lease_items(session, caller=BOB, model_name="animals")
+        same = {"lease_until": before.lease_until}
+        assert replace(seen, **same) == replace(before, **same)
+        differing = {name for name, value in asdict(seen).items() if value != asdict(untouched)[name]}
+        assert differing <= {"item", "correction", "prediction", "image_id", "group"}
+
+
+def test_with_a_quorum_of_two_disagreement_goes_to_an_expert_and_never_to_a_third_vote(database: Database):
+    expert = Caller("user:eve", "eve", frozenset({Scope.REVIEW, Scope.EXPERT}))
     with database.reading() as session:
         prediction = predict(session, policy={"quorum": 2})
         correct(session, prediction)
         decide(session, prediction, Action.APPROVE, caller=ALICE)
         assert not decide(session, prediction, Action.REJECT, caller=BOB).final
-        assert decide(session, prediction, Action.APPROVE, caller=CAROL).final
+        assert leases.lease_items(session, caller=CAROL, model_name="animals") == []
+        with pytest.raises(NotAllowed, match="expert"):
+            decide(session, prediction, Action.APPROVE, caller=CAROL)
+        leased = leases.lease_items(session, caller=expert, model_name="animals", queue=Queue.DISPUTED)
+        assert [view.flagged_by for view in leased] == ["quorum"]
+        assert decide(session, prediction, Action.APPROVE, caller=expert).final
+
+
+def test_where_there_is_no_expert_an_admin_settles_a_disagreement_but_is_never_both_of_two(
+    database: Database,
+):
+    with database.reading() as session:
+        prediction = predict(session, policy={"quorum": 2})
+        correct(session, prediction)
+        decide(session, prediction, Action.APPROVE, caller=ADMIN)
+        with pytest.raises(NotAllowed, match="somebody else"):
+            decide(session, prediction, Action.APPROVE, caller=ADMIN)
+        decide(session, prediction, Action.REJECT, caller=BOB)
+        assert decide(session, prediction, Action.APPROVE, caller=ADMIN).final
 
 
 def test_a_disputed_item_under_a_quorum_needs_one_decision(database: Database):

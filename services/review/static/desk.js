@@ -15,6 +15,7 @@ export class Desk {
     this.words = data.words;
     this.on = on;
     this.open = 0;
+    this.view = makeId(); // leases are for this page as long as it is open
     this.past = new Past(`backtalk.past.${data.reviewer}.${data.model}`);
     this.outbox = new Outbox(`backtalk.outbox.${data.reviewer}.${data.model}.`, (answers) => this.send(data.answers, { answers }), {
       settled: (answer, result) => this.#settle(answer, result),
@@ -23,7 +24,8 @@ export class Desk {
     });
     find("send-now").addEventListener("click", () => this.outbox.send());
     addEventListener("online", () => this.outbox.send());
-    addEventListener("pagehide", () => this.outbox.flush());
+    addEventListener("pagehide", () => this.#leave());
+    addEventListener("pageshow", (event) => event.persisted && (this.view = makeId()));
     this.#showSync();
   }
 
@@ -49,10 +51,10 @@ export class Desk {
     throw Object.assign(new Error(answer.message), { status: response.status });
   }
 
-  /** Let others have what this page held. */
-  release(items) {
-    const leases = Object.fromEntries(items.map(({ item, lease_until }) => [item, lease_until]));
-    if (items.length) this.send(this.data.release, { leases }).catch(() => {});
+  /** Let others have what this page held, and what is on its way to it still. */
+  #leave() {
+    this.outbox.flush();
+    this.send(this.data.release, { view: this.view }).catch(() => {});
   }
 
   /** Answer items at once. `rightOf` gives the label that the answer finds right, for what is said of it. */

@@ -3,7 +3,8 @@
 import { Desk } from "./desk.js";
 import { listenToKeys } from "./keys.js";
 import { LabelSearch } from "./labels.js";
-import { fill, find, percent, TINY_PX } from "./view.js";
+import { goToQueue } from "./queues.js";
+import { fill, find, percent, preselect, TINY_PX } from "./view.js";
 
 const RENEW_S = 60;
 
@@ -27,7 +28,7 @@ function refill() {
 async function askForTiles() {
   const hold = [...tiles.keys()];
   try {
-    const body = await desk.ask(data.lease, { selection: data.selection, hold });
+    const body = await desk.ask(data.lease, { selection: data.selection, hold, view: desk.view });
     const lost = hold.filter((id) => !(id in body.held) && tiles.has(id));
     lost.forEach(removeTile);
     for (const [id, until] of Object.entries(body.held)) if (tiles.has(id)) tiles.get(id).item.lease_until = until;
@@ -47,12 +48,11 @@ function addTile(item) {
   const row = find("tile-template").content.cloneNode(true).firstElementChild;
   const button = row.querySelector("button");
   const image = row.querySelector("img");
-  const audit = item.kind === "audit";
-  image.alt = fill(audit ? words.tileAuditAlt : words.tileAlt, item);
+  image.alt = fill(words.tileAlts[item.kind], item);
   image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < TINY_PX));
   image.src = item.image;
   const right = rightOf(item);
-  row.querySelector(".tile-pair").textContent = fill(audit ? words.audit : words.pair, item);
+  row.querySelector(".tile-pair").textContent = fill(words.pairs[item.kind], item);
   row.querySelector(".tile-score").textContent = percent(item.scores[data.labels.indexOf(right)] ?? 0);
   const marks = [item.flagged && words.flagged, item.disputed && words.disputed, item.mark && words.lookTwice];
   row.querySelector(".tile-marks").textContent = marks.filter(Boolean).join(", ");
@@ -85,7 +85,7 @@ function setStop(button) {
 }
 
 function rightOf(item) {
-  return item.kind === "audit" ? item.predicted : item.reported;
+  return preselect(item);
 }
 
 // --- selecting -----------------------------------------------------------------------------------
@@ -186,11 +186,13 @@ const actions = {
   i: () => selectAll((id) => !isIn(id)),
   m: () => document.activeElement.closest(".tile")?.querySelector(".tile-like").click(),
   backspace: undo,
+  q: () => goToQueue(1),
   "?": () => find("help").showModal(),
   "/": () => find("label-search").focus(),
 };
 
 listenToKeys((key) => {
+  if (key === "Q") return () => goToQueue(-1);
   const step = stepOf(key);
   return step ? () => go(step) : actions[key.toLowerCase()];
 });
@@ -224,12 +226,11 @@ find("filters").addEventListener("submit", (event) => {
   // An address without what is not asked for.
   event.preventDefault();
   const given = Object.fromEntries(new FormData(event.target));
-  if (given.kind === "audit") delete given.reported; // nobody reported those
+  if (["audits", "uncertain"].includes(given.queue)) delete given.reported; // nobody reported those
   const chosen = Object.entries(given).filter(([name, value]) => value && value !== { by: "pair", sort: "age" }[name]);
   location.assign(`${data.grid}${chosen.length ? "?" : ""}${new URLSearchParams(chosen)}`);
 });
 find("filters").addEventListener("change", (event) => event.currentTarget.requestSubmit());
-addEventListener("pagehide", () => desk.release([...tiles.values()].map(({ item }) => item)));
 addEventListener("pageshow", (event) => event.persisted && refill());
 setInterval(() => document.hidden || refill(), RENEW_S * 1000);
 

@@ -3,6 +3,7 @@
 import { Desk } from "./desk.js";
 import { listenToKeys } from "./keys.js";
 import { LabelSearch } from "./labels.js";
+import { goToQueue } from "./queues.js";
 import { AHEAD, Ring } from "./ring.js";
 import { fill, find, View } from "./view.js";
 
@@ -14,7 +15,7 @@ const words = data.words;
 const answered = new Set(); // never shown twice, even if a lease crosses the answer on its way
 const desk = new Desk(data, { taken: onTaken, reopened: onReopened, gone: onGone, again: onAgain });
 const view = new View(data, (label) => choose(label));
-const ring = new Ring((limit) => desk.ask(data.lease, { limit }), (item) => answered.has(item));
+const ring = new Ring((limit) => desk.ask(data.lease, { limit, queue: data.queue, view: desk.view }), (item) => answered.has(item));
 new LabelSearch(find("label-search"), find("label-list"), data.labels, (label) => choose(label));
 let shown = null;
 
@@ -100,11 +101,13 @@ const actions = {
   f: () => answer("flag", null),
   " ": () => answer("skip", null),
   backspace: undo,
+  q: () => goToQueue(1),
   "?": () => find("help").showModal(),
   "/": () => find("other").hidden || find("label-search").focus(),
 };
 
 listenToKeys((key) => {
+  if (key === "Q") return () => goToQueue(-1);
   const digit = /^[1-5]$/.test(key) ? Number(key) : 0;
   const item = ring.current;
   const label = digit && item ? view.top(item)[digit - 1]?.label : undefined;
@@ -122,7 +125,6 @@ find("reject").addEventListener("click", actions.x);
 find("skip").addEventListener("click", actions[" "]);
 find("flag").addEventListener("click", actions.f);
 find("undo").addEventListener("click", undo);
-addEventListener("pagehide", () => desk.release(ring.items));
 addEventListener("pageshow", (event) => event.persisted && refill());
 document.addEventListener("visibilitychange", () => document.hidden || refill());
 setInterval(() => document.hidden || ring.current || refill(), LOOK_AGAIN_S * 1000);

@@ -3,6 +3,11 @@
 const TOP = 5;
 export const TINY_PX = 160; // smaller pictures are enlarged with hard edges
 
+/** The label that `approve` finds right: the one in question. */
+export function preselect(item) {
+  return item.reported ?? item.predicted;
+}
+
 export const find = (id) => document.getElementById(id);
 
 export class View {
@@ -21,18 +26,16 @@ export class View {
 
   /** The label that `approve` would find right. */
   preselected(item) {
-    return item.kind === "audit" ? item.predicted : item.reported;
+    return preselect(item);
   }
 
   show(item) {
     this.main.dataset.state = "item";
     find("empty").hidden = true;
     this.#showPicture(item);
-    const audit = item.kind === "audit";
-    const kind = audit ? this.words.audit : item.disputed ? this.words.disputed : this.words.correction;
+    const kind = item.disputed ? this.words.disputed : this.words.kinds[item.kind];
     find("kind").textContent = item.flagged ? fill(this.words.flagged, item) : kind;
-    const lines = audit ? this.words.askAudit : this.words.askCorrection;
-    find("ask-line").replaceChildren(...sentence(lines, item));
+    find("ask-line").replaceChildren(...sentence(this.words.asks[item.kind], item));
     find("note").hidden = !item.note && !item.reporter;
     find("note-text").textContent = item.note ?? "";
     find("note-by").textContent = item.reporter ? fill(this.words.reportedBy, item) : "";
@@ -72,7 +75,7 @@ export class View {
     const chosen = label === this.preselected(item);
     const tags = [
       ...(label === item.predicted ? [tag(this.words.predicted, "")] : []),
-      ...(label === item.reported ? [tag(this.words.reported, "accent")] : []),
+      ...(label === item.reported ? [tag(item.kind === "suspected" ? this.words.trained : this.words.reported, "accent")] : []),
     ];
     button.classList.toggle("chosen", chosen);
     button.dataset.label = label;
