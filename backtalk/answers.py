@@ -15,11 +15,22 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
+class Past:
+    """What an anchor of some time reads right: `seen` and `right` are (N,), and only where its backbone has
+    seen the image does `right` mean anything."""
+
+    version: int
+    seen: Flags
+    right: Flags
+
+
+@dataclass(frozen=True, eq=False)
 class Answers:
     """The answers to be judged on one split.
 
     `truth` (N,) holds indices into the labels; the scores are (N, C) in the order of the labels. `anchor` is
-    None where the champion is itself the anchor.
+    None where the champion is itself the anchor. `past` has the anchors, earlier ones too, without the
+    champion: what no class may fall behind.
 
     Raises:
         ValueError: the shapes do not fit together, or a score of champion or anchor is not finite.
@@ -30,12 +41,15 @@ class Answers:
     champion: Scores
     candidate: Scores
     anchor: Scores | None = None
+    past: tuple[Past, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.image_ids)
         given = [self.champion, self.candidate] + ([] if self.anchor is None else [self.anchor])
         if len(self.truth) != n or any(len(s) != n or s.shape != self.champion.shape for s in given):
             raise ValueError("answers: each image needs one label and one row of scores from each version")
+        if any(len(one.seen) != n or len(one.right) != n for one in self.past):
+            raise ValueError("answers: each image needs one flag from each anchor")
         for name in ("champion", "anchor"):
             scores = getattr(self, name)
             if scores is not None and not np.isfinite(scores).all():

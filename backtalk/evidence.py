@@ -1,7 +1,8 @@
 """Asks champion, candidate and anchor about the same images, from stored embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -9,17 +10,20 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backtalk.answers import Past
 from backtalk.champions import get_champion, locate
 from backtalk.dataset import LabelledImages, list_split
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.gate import Answers, Evidence
 from backtalk.heads import Head
+from backtalk.lineage import find_tainted
 from backtalk.runtime import Backbone
 from backtalk.states import VERDICT_RUN_STATES, Split
 from backtalk.system import System
 from backtalk.tables import Model, Run, Sample, Version
 
 WORN_AFTER = 20  # verdicts by one holdout, beyond which it should be a third new
+PAST_MOST = 5  # anchors that classes are held against: version 1, and the newest others
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,23 @@ class Contest:
     candidate: Version
     champion: Version
     anchor: Version
+    past: tuple[Version, ...]  # anchors other than the champion, the newest first
 
 
 def get_contest(session: Session, model: Model, candidate: Version) -> Contest:
-    """The candidate against the champion and the anchor of this moment."""
+    """The candidate against the champion and the anchors of this moment."""
     champion = get_champion(session, model.id)
-    anchor = session.scalars(
+    anchors = session.scalars(
         select(Version)
         .where(Version.model_id == model.id, Version.anchored_at.is_not(None))
         .order_by(Version.anchored_at.desc())
-        .limit(1)
-    ).one()
-    return Contest(candidate, champion, anchor)
+    ).all()
+    # One that learned from what was withdrawn may have had its recall from lies about another class.
+    tainted = find_tainted(session, model.id)
+    past = [v for v in anchors if v.number != champion.number and v.number not in tainted]
+    if len(past) > PAST_MOST:
+        past = [*past[: PAST_MOST - 1], past[-1]]
+    return Contest(candidate, champion, anchors[0], tuple(past))
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,10 @@ def gather_evidence(session: Session, system: System, model: Model, contest: Con
         split: _ask(session, model, heads, images, with_anchor=split is Split.HOLDOUT)
         for split, images in lists.items()
     }
+    past = _look_back(session, system, contest.past, lists[Split.HOLDOUT], answers[Split.HOLDOUT].truth)
     evidence = Evidence(
         labels=tuple(model.labels),
-        holdout=answers[Split.HOLDOUT],
+        holdout=replace(answers[Split.HOLDOUT], past=past),
         regression=answers[Split.REGRESSION],
         kept=answers[Split.KEPT],
         served_before=served,
@@ -94,9 +104,35 @@ def _embed_for(session: Session, system: System, model_id: int, heads: Sequence[
         )
     )
     for digest in {head.backbone_digest for head in heads}:
-        if find_missing(session, digest, image_ids):
-            backbone = Backbone(system.versions.backbone_dir(digest), interpreters=1)
-            embed_missing(session, system.images, backbone, image_ids)
+        _embed(session, system, digest, image_ids)
+
+
+def _embed(session: Session, system: System, digest: str, image_ids: list[UUID]) -> set[UUID]:
+    """Images that this backbone has not seen, and cannot since their pixels are not kept."""
+    if not find_missing(session, digest, image_ids):
+        return set()
+    backbone = Backbone(system.versions.backbone_dir(digest), interpreters=1)
+    return set(embed_missing(session, system.images, backbone, image_ids))
+
+
+def _look_back(
+    session: Session,
+    system: System,
+    versions: Sequence[Version],
+    images: LabelledImages,
+    truth: NDArray[np.integer[Any]],
+) -> tuple[Past, ...]:
+    """What earlier anchors read right. An image that only some of them can see is held against those."""
+    found = []
+    for version in versions:
+        head = load_head(system, version)
+        unseen = _embed(session, system, head.backbone_digest, images.image_ids)
+        seen = np.array([i not in unseen for i in images.image_ids], np.bool_)
+        scores = _scores(session, head, [i for i in images.image_ids if i not in unseen])
+        right = np.zeros(len(truth), np.bool_)
+        right[seen] = scores.argmax(axis=1) == truth[seen] if len(scores) else False
+        found.append(Past(version.number, seen, right))
+    return tuple(found)
 
 
 def _ask(

@@ -19,6 +19,7 @@ from backtalk.checks import (
     check_accuracy,
     check_broken_share,
     check_class_recall,
+    check_class_recall_anchor,
     check_fixed_broken,
     show_wear,
     worse_below,
@@ -27,8 +28,8 @@ from backtalk.policy import Policy
 from backtalk.states import Verdict
 
 ACCURACY = ("accuracy-champion", "accuracy-anchor")
-VETOES = ("scores-finite", "regression", "kept", "class-recall", "brier")
-HOLDOUT_CHECKS = (*ACCURACY, "fixed-broken", "class-recall", "brier")
+VETOES = ("scores-finite", "regression", "kept", "class-recall", "class-recall-anchor", "brier")
+HOLDOUT_CHECKS = (*ACCURACY, "fixed-broken", "class-recall", "class-recall-anchor", "brier")
 #: Beyond so many further images a forecast is no help any more.
 MAX_FORECAST = 100_000
 
@@ -105,6 +106,7 @@ def _make_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
         check_broken_share("regression", evidence.regression, policy),
         check_broken_share("kept", evidence.kept, policy),
         check_class_recall(holdout, evidence.labels, policy),
+        check_class_recall_anchor(holdout, evidence.labels, policy),
         check_brier(holdout, policy),
         show_ece(holdout),
         show_wear(len(holdout), evidence.served_before, evidence.new_share),

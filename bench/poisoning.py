@@ -21,6 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from backtalk.admission import Admitted, Offered, admit, limit_judges
+from backtalk.answers import Past
 from backtalk.draws import draw
 from backtalk.gate import Answers, Evidence, judge
 from backtalk.groups import TRAFFIC_EVAL_SHARE, base_eval_share, draw_side
@@ -92,13 +93,20 @@ class World:
     def choose(self, splits: tuple[Split, ...]) -> list[Offered]:
         return [s for s in self.offered if s.split in splits]
 
-    def answers(self, split: Split, heads: tuple[Head, Head, Head]) -> Answers:
+    def answers(self, split: Split, champion: Head, candidate: Head, anchors: list[Head]) -> Answers:
         judges = limit_judges(self.choose((split,)), self.salt, kept=split is Split.KEPT)
-        images = [s.sample_id for s in judges]
-        champion, candidate, anchor = (head.scores(self.x[images]) for head in heads)
+        x = self.x[[s.sample_id for s in judges]]
         truth = np.array([int(s.label) for s in judges], np.int64)
-        names = tuple(str(image) for image in images)
-        return Answers(names, truth, champion, candidate, anchor if split is Split.HOLDOUT else None)
+        names = tuple(str(s.sample_id) for s in judges)
+        if split is not Split.HOLDOUT:
+            return Answers(names, truth, champion.scores(x), candidate.scores(x))
+        seen = np.ones(len(judges), np.bool_)
+        past = tuple(
+            Past(number, seen, head.scores(x).argmax(1) == truth)
+            for number, head in enumerate(anchors, start=1)
+            if head is not champion
+        )
+        return Answers(names, truth, champion.scores(x), candidate.scores(x), anchors[-1].scores(x), past)
 
 
 def embed(folder: Path, name: str) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.int32]]:
@@ -215,7 +223,7 @@ def play(
     settle_base(world, base)
     taught: set[int] = set()
     first, _ = fit(world, None, taught, capped=True)
-    champion = anchor = first
+    champion, anchors = first, [first]
     right = {"first": first.scores(x[untouched]).argmax(1) == y[untouched]}
     record = {
         "attack": attack.name,
@@ -232,15 +240,15 @@ def play(
     for number in range(ROUNDS):
         talk_back(world, champion, traffic[number * PER_ROUND : (number + 1) * PER_ROUND], attack)
         candidate, _ = fit(world, champion, taught, capped=attack.capped)
-        heads = (champion, candidate, anchor)
-        evidence = Evidence(
-            LABELS, *(world.answers(s, heads) for s in (Split.HOLDOUT, Split.REGRESSION, Split.KEPT))
-        )
-        judgement = judge(evidence, Policy())
+        answers = [
+            world.answers(split, champion, candidate, anchors)
+            for split in (Split.HOLDOUT, Split.REGRESSION, Split.KEPT)
+        ]
+        judgement = judge(Evidence(LABELS, *answers), Policy())
         record["verdicts"].append(str(judgement.verdict))
         if judgement.verdict is Verdict.PASSED:
             champion = candidate
-            anchor = candidate if judgement.better_than_anchor else anchor
+            anchors += [candidate] * judgement.better_than_anchor
             found = candidate.scores(x[untouched]).argmax(1) == y[untouched]
             record["steps"].append(float(found.mean()) - (record["live"] or [record["first"]])[-1])
             record["live"].append(float(found.mean()))

@@ -172,6 +172,12 @@ def make_sample(
     return add(session, tables.Sample(model_id=model.id, image_id=image.id, **values))
 
 
+def make_retraction(session: Session, **values: Any) -> tables.Retraction:
+    """A key's."""
+    values = {"what": states.Withdrawn.KEY, "subject": "k1", "actor": "cli", "counts": {}} | values
+    return add(session, tables.Retraction(**values))
+
+
 def make_run(session: Session, model: tables.Model, **values: Any) -> tables.Run:
     values = {
         "kind": states.RunKind.HEAD,

@@ -25,6 +25,7 @@ SPECS = {
     "regression": Spec("Reported mistakes broken again", "share", "below"),
     "kept": Spec("Confirmed answers broken", "share", "below"),
     "class-recall": Spec("Recall lost by the worst class", "points", "below"),
+    "class-recall-anchor": Spec("Recall lost by a class against an anchor", "points", "below"),
     "brier": Spec("Brier score lost", "number", "below"),
     "ece": Spec("Calibration error", "number", "below"),
     "holdout-wear": Spec("Verdicts by this holdout", "count", "below"),

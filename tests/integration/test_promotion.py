@@ -1,6 +1,7 @@
 """Judging, promoting and rolling back, with real heads on stored embeddings."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from backtalk.db import Database
 from backtalk.errors import ArtefactInvalid, Conflict, NothingToRollBack
 from backtalk.heads import Head
 from backtalk.ledger import append_entry
+from backtalk.snapshots import keep_snapshot
 from backtalk.states import RunState, Split, Verdict, VersionState
 from backtalk.store import write_sums
 from backtalk.system import System
@@ -155,6 +157,39 @@ def test_every_check_is_a_row_with_the_images_behind_it(system: System, model: M
     assert accuracy.fixed > accuracy.broken
     assert accuracy.passed
     assert len(accuracy.detail["fixed_images"]) == min(accuracy.fixed, 200)
+
+
+def test_each_class_is_held_against_every_anchor_that_learned_from_nothing_withdrawn(
+    system: System, model: Model
+):
+    leans = head(1.0)
+    leans = replace(leans, bias=leans.bias + np.array([6, 0], np.float32))  # reads dogs as cats
+    with system.db.transaction() as session:
+        for number, made in ((2, head(1.0)), (3, head(0.9)), (4, leans)):
+            version = write_version(system, session, model, number, made, f"animals/{number}")
+            version.anchored_at = make.tables.func.clock_timestamp() if number < 4 else None
+        session.flush()
+        sample = make.make_sample(session, model, make.make_image(session), split=Split.TRAIN)
+        sample.retraction_id = make.make_retraction(session).id
+        sample.retracted_at = make.tables.func.now()
+        digest = keep_snapshot(
+            session, model.id, digest="d" * 64, sample_ids=[sample.id], stay_right_ids=[], counts={}
+        ).digest
+        learned = make.make_run(session, model, state=RunState.PROMOTED, version=3, snapshot_digest=digest)
+        session.query(Version).filter_by(number=3).one().run_id = learned.id
+    promotion.promote_version(system, model_name="animals", number=4, caller=CLI)
+
+    run = run_through(system, add_candidate(system, model, leans, number=5))
+
+    with system.db.reading() as session:
+        checks = {c.check: c for c in session.scalars(select(GateCheck).where(GateCheck.run_id == run.id))}
+    assert checks["class-recall"].passed  # nothing changed against the champion
+    found = checks["class-recall-anchor"]
+    assert (found.passed, found.detail["label"]) == (False, make.LABELS[1])
+    assert found.detail["classes"][0]["against"] == 2
+    assert {line["against"] for line in found.detail["classes"]} == {1, 2}
+    assert run.state == RunState.REJECTED
+    assert "against version 2" in run.reason
 
 
 def test_a_worse_candidate_is_rejected_and_the_champion_stays(system: System, model: Model):

@@ -209,7 +209,7 @@ def test_evidence_that_does_not_fit_together_is_an_error():
 @pytest.mark.parametrize("holdout", [NONE, make_answers(right=1), make_answers(right=19, broken=1), GOOD])
 def test_every_row_can_be_stored_and_has_a_sentence(holdout):
     judgement = judge_on(holdout, kept=make_answers(right=1))
-    assert len({check.check for check in judgement.checks}) == len(judgement.checks) == 9
+    assert len({check.check for check in judgement.checks}) == len(judgement.checks) == 10
     for check in judgement.checks:
         json.dumps([check.value, check.bound, check.n, check.fixed, check.broken], allow_nan=False)
         json.dumps(check.detail, allow_nan=False)
