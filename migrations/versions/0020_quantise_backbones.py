@@ -1,0 +1,17 @@
+"""Backbones of 8-bit integers name the float one that they were made from."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0020"
+down_revision = "0019"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("backbones", sa.Column("quantised_from", sa.Text(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("backbones", "quantised_from")
