@@ -12,11 +12,13 @@ from sqlalchemy.orm import Session
 
 from backtalk.answers import Past
 from backtalk.champions import get_champion, locate
+from backtalk.costing import measure_costs
 from backtalk.dataset import LabelledImages, list_split
 from backtalk.embeddings import embed_missing, find_missing, load_embeddings
 from backtalk.gate import Answers, Evidence
 from backtalk.heads import Head
 from backtalk.lineage import find_tainted
+from backtalk.recipes import Recipe
 from backtalk.runtime import Backbone
 from backtalk.states import VERDICT_RUN_STATES, Split
 from backtalk.system import System
@@ -60,8 +62,13 @@ class Gathered:
     kept: LabelledImages
 
 
-def gather_evidence(session: Session, system: System, model: Model, contest: Contest) -> Gathered:
-    """Everybody's answers on the live judging sets. Images that some backbone cannot see are left out."""
+def gather_evidence(
+    session: Session, system: System, model: Model, contest: Contest, recipe: Recipe | None = None
+) -> Gathered:
+    """Everybody's answers on the live judging sets. Images that some backbone cannot see are left out.
+
+    `recipe`: of a full run. One that makes the backbone smaller or faster need not make it better.
+    """
     heads = [load_head(system, v) for v in (contest.champion, contest.candidate, contest.anchor)]
     _embed_for(session, system, model.id, heads)
     digests = [head.backbone_digest for head in heads]
@@ -82,7 +89,13 @@ def gather_evidence(session: Session, system: System, model: Model, contest: Con
         kept=answers[Split.KEPT],
         served_before=served,
         new_share=new_share,
-        aim="better",
+        aim="equal" if recipe is not None and recipe.method != "tune" else "better",
+        costs=measure_costs(
+            system,
+            contest.champion.backbone_digest,
+            contest.candidate.backbone_digest,
+            recipe.budget if recipe is not None else None,
+        ),
     )
     return Gathered(evidence, lists[Split.KEPT])
 

@@ -57,6 +57,7 @@ class FitRequest:
     artefact: str  # relative to the store
     tuning: dict[str, Any] | None = None  # of a full run: how its backbone was moved
     board: Path | None = None  # where TensorBoard's logs go
+    saved_model: Path | None = None  # of an 8-bit version: its parent's folder, whose SavedModel is its own
 
 
 @dataclass(frozen=True)
@@ -129,5 +130,6 @@ def _write_job(job: Path, versions: VersionStore, request: FitRequest, data: Fit
         "golden": str(versions.golden_path(request.model)),
         "tuning": request.tuning,
         "board": str(request.board) if request.board else None,
+        "saved_model": str(request.saved_model) if request.saved_model else None,
     }
     (job / "job.json").write_text(json.dumps(content), encoding="utf-8")

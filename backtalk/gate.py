@@ -24,11 +24,13 @@ from backtalk.checks import (
     show_wear,
     worse_below,
 )
+from backtalk.costs import Costs, check_latency, check_size
 from backtalk.policy import Policy
 from backtalk.states import Verdict
 
+COSTS = ("size", "latency")
 ACCURACY = ("accuracy-champion", "accuracy-anchor")
-VETOES = ("scores-finite", "regression", "kept", "class-recall", "class-recall-anchor", "brier")
+VETOES = ("scores-finite", "regression", "kept", "class-recall", "class-recall-anchor", "brier", *COSTS)
 HOLDOUT_CHECKS = (*ACCURACY, "fixed-broken", "class-recall", "class-recall-anchor", "brier")
 #: Beyond so many further images a forecast is no help any more.
 MAX_FORECAST = 100_000
@@ -46,6 +48,7 @@ class Evidence:
     served_before: int = 0
     new_share: float = 1.0
     aim: Aim = "better"
+    costs: Costs | None = None  # where the backbone changes
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def _make_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
         check_class_recall(holdout, evidence.labels, policy),
         check_class_recall_anchor(holdout, evidence.labels, policy),
         check_brier(holdout, policy),
+        *_check_costs(evidence.costs, policy),
         show_ece(holdout),
         show_wear(len(holdout), evidence.served_before, evidence.new_share),
     )
@@ -116,6 +120,10 @@ def _make_checks(evidence: Evidence, policy: Policy) -> tuple[Check, ...]:
         replace(check, detail=check.detail | served) if check.check in HOLDOUT_CHECKS else check
         for check in checks
     )
+
+
+def _check_costs(costs: Costs | None, policy: Policy) -> tuple[Check, ...]:
+    return () if costs is None else (check_size(costs, policy), check_latency(costs, policy))
 
 
 def _refuse_scores(n: int) -> Check:

@@ -59,6 +59,17 @@ class Policy(BaseModel):
     max_flip_rate: float = Field(0.05, ge=0, le=1, description="Share of confirmed answers that may break.")
     max_recall_loss: float = Field(0.10, ge=0, le=1, description="Recall that any class may lose.")
     max_brier_loss: float = Field(0.01, ge=0, le=2, description="Brier score that may be lost.")
+    max_size_ratio: float = Field(
+        2.0,
+        gt=0,
+        description="Bytes of another backbone, as a share of the champion's; recipes may say less.",
+    )
+    max_latency_ratio: float = Field(
+        2.0, gt=0, description="Time of one image by another backbone, as a share of the champion's."
+    )
+    serve_int8: bool = Field(
+        True, description="Whether an 8-bit version that passed goes live; else a person may promote it."
+    )
     min_veto_images: int = Field(20, ge=1, le=_MANY, description="Images below which a veto says `too few`.")
 
     # What to keep

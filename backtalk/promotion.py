@@ -19,6 +19,7 @@ from backtalk.heartbeats import beating
 from backtalk.interventions import Changed
 from backtalk.outbox import emit
 from backtalk.policy import Policy
+from backtalk.recipes import read_recipe
 from backtalk.runs import Claim
 from backtalk.states import RunKind, RunState, Verdict, VersionState
 from backtalk.system import System
@@ -74,8 +75,9 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     if run.kind == RunKind.HEAD and contest.candidate.backbone_digest != contest.champion.backbone_digest:
         _supersede(session, claim, contest)
         return
-    gathered = gather_evidence(session, system, model, contest)
-    judgement = judge(gathered.evidence, Policy.parse(model.policy))
+    recipe, policy = read_recipe(run.recipe), Policy.parse(model.policy)
+    gathered = gather_evidence(session, system, model, contest, recipe)
+    judgement = judge(gathered.evidence, policy)
     _write_checks(session, run, judgement)
     if any(c.check == "kept" and c.passed is False for c in judgement.checks):
         behind = zip(gathered.evidence.kept.image_ids, gathered.kept.predictions, strict=True)
@@ -85,7 +87,8 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     runs.update_claimed(
         session, claim, verdict=judgement.verdict, judged_generation=generation, progress=progress
     )
-    _act_on(session, claim, model, contest.candidate, judgement)
+    waits = recipe is not None and recipe.method == "quantise" and not policy.serve_int8
+    _act_on(session, claim, model, contest.candidate, judgement, waits_for_person=waits)
     log.info("run %s: %s. %s", claim.run_id, judgement.verdict, judgement.reason)
 
 
@@ -127,7 +130,15 @@ def _offer_vetoed(session: Session, judgement: Judgement, predictions: dict[str,
             items.offer_audit(session, session.get_one(Prediction, prediction_id))
 
 
-def _act_on(session: Session, claim: Claim, model: Model, candidate: Version, judgement: Judgement) -> None:
+def _act_on(
+    session: Session,
+    claim: Claim,
+    model: Model,
+    candidate: Version,
+    judgement: Judgement,
+    *,
+    waits_for_person: bool,
+) -> None:
     candidate.metrics = candidate.metrics | {"better_than_anchor": judgement.better_than_anchor}
     if judgement.verdict is Verdict.REJECTED:
         candidate.state = VersionState.REJECTED
@@ -137,6 +148,9 @@ def _act_on(session: Session, claim: Claim, model: Model, candidate: Version, ju
         runs.end_run(session, claim, RunState.INCONCLUSIVE, judgement.reason)
     elif model.hold:
         runs.end_run(session, claim, RunState.PASSED, f"{judgement.reason} Held: a person may promote it.")
+    elif waits_for_person:
+        said = f"{judgement.reason} The policy's serve_int8 is false: a person may promote it."
+        runs.end_run(session, claim, RunState.PASSED, said)
     else:
         runs.update_claimed(
             session, claim, state=RunState.PROMOTING, reason=judgement.reason, lease_until=None

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backtalk.errors import InvalidRecipe, UnknownRecipe
 
 DEFAULT = "default"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_TEACHER = re.compile(rf"champion|[1-9][0-9]{{0,8}}|{_NAME.pattern}/[1-9][0-9]{{0,8}}")
 _LARGEST_BYTES = 100_000
 
 
@@ -31,10 +32,49 @@ class Augmentation(_Section):
     contrast: float = Field(0.1, ge=0, le=0.9, description="More or less by at most this share.")
 
 
+class Distillation(_Section):
+    """A small student learns what larger teachers say, of labelled and of unlabelled images."""
+
+    student: str = Field(description="Name of its backbone, as `models create --backbone` takes it.")
+    input_size: int | None = Field(None, description="Side of its images; the backbone's own if null.")
+    weights: str | None = Field(None, description="A file, or `random`; ImageNet's if null.")
+    teachers: tuple[str, ...] = Field(
+        ("champion",), min_length=1, max_length=8, description="`champion`, version numbers, or MODEL/N."
+    )
+    share: float = Field(0.7, gt=0, le=1, description="Of what teachers say in a labelled image's target.")
+
+    @field_validator("teachers")
+    @classmethod
+    def _known_forms(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not _TEACHER.fullmatch(value):
+                raise ValueError(f"{value!r} is none of champion, a version's number, and MODEL/N")
+        return values
+
+
+class Quantisation(_Section):
+    """The champion's backbone in 8-bit integers."""
+
+    images: int = Field(200, ge=10, le=5000, description="Training images that ranges are measured on.")
+
+
+class Budget(_Section):
+    """What the candidate may cost, as a share of the champion's; null is the policy's."""
+
+    size: float | None = Field(None, gt=0, description="Bytes of the backbone.")
+    latency: float | None = Field(None, gt=0, description="Time of one image on one thread.")
+
+
 class Recipe(_Section):
-    """One way to fine-tune. Each default is what `default.yaml` does."""
+    """One way to make a backbone. Each default is what `default.yaml` does."""
 
     description: str = ""
+    method: Literal["tune", "distil", "quantise"] = Field(
+        "tune", description="Train the backbone further, teach a smaller one, or make it 8-bit."
+    )
+    distil: Distillation | None = None
+    quantise: Quantisation = Quantisation()
+    budget: Budget = Budget()
     start: Literal["pretrained", "champion"] = Field(
         "pretrained", description="Whose weights it begins with: version 1's, or the champion's."
     )
@@ -59,6 +99,12 @@ class Recipe(_Section):
     threads: int | None = Field(None, ge=1, le=256, description="Of the CPU; every core, if null.")
     deterministic: bool = Field(True, description="The same bits again on the same kind of machine.")
 
+    @model_validator(mode="after")
+    def _has_student(self) -> Self:
+        if (self.method == "distil") != (self.distil is not None):
+            raise ValueError("method `distil` needs the section `distil`, and no other takes it")
+        return self
+
     @classmethod
     def parse(cls, name: str, values: Any) -> Self:
         """Check what a file or a row says, defaults filled in.
@@ -82,6 +128,11 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 def _explain(error: Any) -> str:
     return "there is no such key" if error["type"] == "extra_forbidden" else str(error["msg"])
+
+
+def read_recipe(said: dict[str, Any] | None) -> Recipe | None:
+    """The recipe that a run was made by; none for a head run, or before it was claimed."""
+    return Recipe.parse(said["name"], said["content"]) if said and "content" in said else None
 
 
 def load_recipe(name: str, folder: Path | None) -> Recipe:

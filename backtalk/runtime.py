@@ -57,6 +57,9 @@ class Backbone:
             raise ArtefactInvalid(f"{folder / FLATBUFFER} was changed: its SHA-256 is {self.digest}.")
         self.input_size = int(described["input_size"])
         self.width = int(described["width"])
+        #: Digest of the float backbone that it was made from, where it is one of 8-bit integers.
+        self.quantised_from: str | None = described.get("quantised_from")
+        self.byte_size = len(flatbuffer)
         try:
             runners = [_Runner(flatbuffer) for _ in range(interpreters)]
         except (ValueError, RuntimeError) as error:

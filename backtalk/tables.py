@@ -91,6 +91,7 @@ class Backbone(Base):
     source_digest: Mapped[str] = mapped_column(unique=True)  # sha256 of weights and recipe it was made from
     input_size: Mapped[int]
     width: Mapped[int]  # of the embedding
+    quantised_from: Mapped[str | None]  # digest of the float backbone that an 8-bit one was made from
     created_at: Mapped[datetime] = _now()
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from time import monotonic
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -126,6 +127,7 @@ def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None
         artefact=system.versions.candidate_path(model.name, run.id, claim.fence),
         tuning=tuned.facts if tuned else None,
         board=find_board(system, name_board(model.name, run.kind, run.id, run.created_at)),
+        saved_model=locate(system, champion) if tuned and tuned.is_quantised else None,
     )
     return request, frozen.snapshot.digest
 
@@ -168,8 +170,7 @@ def _hand_over(session: Session, claim: Claim, request: FitRequest, fitted: Fitt
             fixed=0,
             broken=0,
             passed=True,
-            detail=verified
-            | {"sentence": "Another process loaded the SavedModel and got the answers that LiteRT serves."},
+            detail=verified | {"sentence": _say_verified(verified)},
         )
     )
     runs.update_claimed(
@@ -181,6 +182,15 @@ def _hand_over(session: Session, claim: Claim, request: FitRequest, fitted: Fitt
         progress=runs.merge_progress({"part": "judge", "fraction": 0.0, "seconds": fitted.seconds}),
     )
     emit(session, CandidateTrained(model_id=claim.model_id, run_id=str(claim.run_id)))
+
+
+def _say_verified(verified: dict[str, Any]) -> str:
+    if verified["bound"] is not None:
+        return "Another process loaded the SavedModel and got the answers that LiteRT serves."
+    return (
+        f"Another process loaded the float SavedModel: it gives {verified['same_label']:.1%} of the golden "
+        "images the label that the 8-bit backbone gives, near-ties counted as alike."
+    )
 
 
 def _weigh_failure(system: System, claim: Claim, error: TrainerFailed) -> None:

@@ -4,7 +4,6 @@ What it takes over from an attempt that broke off (pixels, checkpoints) lies in 
 store, until the run ends.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,25 +12,22 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.admission import weigh_repeats
-from backtalk.boards import find_board, name_board
-from backtalk.champions import get_champion, locate
-from backtalk.embeddings import embed_missing, find_missing, load_embeddings
-from backtalk.heads import Head
+from backtalk.champions import get_champion
+from backtalk.embeddings import embed_missing, find_missing
+from backtalk.lessonfiles import write_lesson
 from backtalk.recipes import Recipe, load_recipe
 from backtalk.runs import Claim
 from backtalk.runtime import Backbone
-from backtalk.snapshots import find_taught, get_snapshot, list_taught, take_snapshot
-from backtalk.states import Split
+from backtalk.snapshots import get_snapshot, list_taught, take_snapshot
 from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
-from backtalk.tables import Image, Model, Run, Sample, Snapshot, Version
+from backtalk.tables import Model, Sample
+from backtalk.teaching import list_backbones
 from backtalk.trainers import Trainer
 
 EMBED_AT_ONCE = 64  # images, then they are saved and progress is told
@@ -45,6 +41,10 @@ class Tuned:
 
     digest: str
     facts: dict[str, Any]
+
+    @property
+    def is_quantised(self) -> bool:
+        return bool(self.facts["recipe"]["method"] == "quantise")
 
 
 def get_work_folder(store: Path, run_id: UUID) -> Path:
@@ -68,8 +68,10 @@ def tune_backbone(system: System, claim: Claim, report: Report) -> Tuned:
         recipe = _resolve_recipe(session, system, claim)
         _freeze(session, claim)
     lesson = get_work_folder(system.versions.root, claim.run_id) / f"lesson-{claim.fence}"
+    student = _prepare_student(system, recipe, report)
+    _embed_for_teachers(system, claim, recipe, report)
     with system.db.transaction() as session:
-        _write_lesson(session, system, claim, recipe, lesson)
+        write_lesson(session, system, claim, recipe, lesson, student)
     trainer = Trainer.start_tuner()
     try:
         result = trainer.call({"do": "tune", "lesson": str(lesson)}, report)
@@ -112,73 +114,34 @@ def _freeze(session: Session, claim: Claim) -> None:
     )
 
 
-def _write_lesson(session: Session, system: System, claim: Claim, recipe: Recipe, folder: Path) -> None:
-    """What `backtalk.learn.lesson` reads: training images, then validation, then those to stay right."""
-    run = session.get_one(Run, claim.run_id, populate_existing=True)
-    model = session.get_one(Model, claim.model_id)
-    champion = get_champion(session, model.id)
-    snapshot = get_snapshot(session, model.id, run.tuned_on)
-    rows = list_taught(session, snapshot)
-    parts = {split: [r for r in rows if r.split == split] for split in (Split.TRAIN, Split.VALIDATION)}
-    train, validation = parts[Split.TRAIN], parts[Split.VALIDATION]
-    stay, scores = _ask_champion(session, system, champion, snapshot)
-    kept = sum(row.store_key is not None for row in rows)
-    board = find_board(system, name_board(model.name, run.kind, run.id, run.created_at))
-    content = {
-        "labels": list(model.labels),
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": run.seed,
-        "threads": recipe.threads,
-        "fence": claim.fence,
-        "snapshot_digest": snapshot.digest,
-        "start_backbone": str(_find_start(session, system, model.id, champion, recipe)),
-        "store": str(system.versions.root),
-        "images": str(system.images.root),
-        "work": str(folder.parent),
-        "sources": [[r.store_key, r.orientation] for r in [*train, *validation, *stay] if r.store_key],
-        "left_out": len(snapshot.sample_ids) - kept,
-        "board": str(board) if board else None,
-    }
-    train, validation = ([r for r in part if r.store_key] for part in (train, validation))
-    known = find_taught(session, model.id, champion.number)
-    index = {label: i for i, label in enumerate(model.labels)}
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "targets.npz",
-        train_y=np.array([index[r.label] for r in train], np.int32),
-        train_seen=np.array([r.image_id in known for r in train], np.bool_),
-        train_weight=np.array(weigh_repeats((r.group_id, r.origin) for r in train), np.float32),
-        validation_y=np.array([index[r.label] for r in validation], np.int32),
-        stay=scores,
-    )
-    (folder / "lesson.json").write_text(json.dumps(content), encoding="utf-8")
+def _prepare_student(system: System, recipe: Recipe, report: Report) -> str | None:
+    """The digest of the backbone that a distillation begins with, which is in the store then."""
+    if recipe.distil is None:
+        return None
+    wanted = recipe.distil
+    command = {"do": "prepare_backbone", "name": wanted.student, "store": str(system.versions.root)}
+    trainer = Trainer.start()
+    try:
+        made = trainer.call(command | {"input_size": wanted.input_size, "weights": wanted.weights}, report)
+    finally:
+        trainer.close()
+    with system.db.transaction() as session:
+        row = {"name": wanted.student} | made
+        session.execute(insert(BackboneRow).values(**row).on_conflict_do_nothing())
+    return str(made["digest"])
 
 
-def _ask_champion(
-    session: Session, system: System, champion: Version, snapshot: Snapshot
-) -> tuple[list[Any], np.ndarray[Any, Any]]:
-    """Images that nobody complained about, with the champion's scores: what is to stay right."""
-    head = Head.load(locate(system, champion) / "head.npz")
-    missing = set(find_missing(session, champion.backbone_digest, snapshot.stay_right_ids))
-    ids = [i for i in snapshot.stay_right_ids if i not in missing]
-    found = session.execute(
-        select(Image.id, Image.store_key, Image.orientation)
-        .where(Image.id.in_(ids), Image.store_key.is_not(None))
-        .order_by(Image.pixels_sha256)
-    ).all()
-    width = head.weights.shape[1]
-    vectors = load_embeddings(session, champion.backbone_digest, [r.id for r in found], width)
-    return list(found), head.scores(vectors)
-
-
-def _find_start(session: Session, system: System, model_id: int, champion: Version, recipe: Recipe) -> Path:
-    """The backbone to begin with: the one that version 1 has, whose weights are the pretrained ones."""
-    digest = champion.backbone_digest
-    if recipe.start == "pretrained":
-        digest = session.scalars(
-            select(Version.backbone_digest).where(Version.model_id == model_id, Version.number == 1)
-        ).one()
-    return system.versions.backbone_dir(digest)
+def _embed_for_teachers(system: System, claim: Claim, recipe: Recipe, report: Report) -> None:
+    """What a distillation asks about, by all that teach. Here progress is told, so it may take its time."""
+    if recipe.distil is None:
+        return
+    with system.db.reading() as session:
+        model = session.get_one(Model, claim.model_id)
+        snapshot = get_snapshot(session, model.id, runs.get_run(session, claim.run_id).tuned_on)
+        ids = [row.image_id for row in list_taught(session, snapshot)] + list(snapshot.stay_right_ids)
+        digests = list_backbones(session, system, model, recipe.distil.teachers)
+    for digest in sorted(digests):
+        _embed(system, ids, digest, report)
 
 
 def _embed_all(system: System, model_id: int, digest: str, report: Report) -> None:
@@ -189,6 +152,11 @@ def _embed_all(system: System, model_id: int, digest: str, report: Report) -> No
                 select(Sample.image_id).where(Sample.model_id == model_id, Sample.retracted_at.is_(None))
             )
         )
+    _embed(system, ids, digest, report)
+
+
+def _embed(system: System, ids: list[UUID], digest: str, report: Report) -> None:
+    with system.db.reading() as session:
         missing = find_missing(session, digest, ids)
     backbone = Backbone(system.versions.backbone_dir(digest), interpreters=1)
     for start in range(0, len(missing), EMBED_AT_ONCE):

@@ -7,7 +7,7 @@ further; and `SHA256SUMS`.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
@@ -16,14 +16,16 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
-from backtalk.errors import ArtefactInvalid
+from backtalk.errors import ArtefactInvalid, InvalidInput
 from backtalk.learn.architectures import get_architecture
 from backtalk.learn.flow import tf
 from backtalk.runtime import DESCRIPTION, FLATBUFFER
 from backtalk.sums import SUMS, make_folder, sync_folder, verify_sums, write_sums
 
 GRAPH = "graph.pb"
+QUANTISED = "-int8"  # ends the name of a backbone of 8-bit integers
 WEIGHTS = "weights.npz"
 INPUT, OUTPUT = "image", "Identity"  # the nodes of `graph.pb`
 
@@ -37,6 +39,7 @@ class Prepared:
     source_digest: str
     input_size: int
     width: int
+    quantised_from: str | None = None  # digest of the float backbone that an 8-bit one was made from
 
 
 def prepare_backbone(
@@ -71,6 +74,45 @@ def put_tuned(store: Path, model: Any, name: str) -> Prepared:
     return _put(store, model, name, values.hexdigest())
 
 
+def put_quantised(store: Path, parent: Path, images: Sequence[NDArray[np.uint8]]) -> Prepared:
+    """Put an 8-bit copy of a backbone into the store: LiteRT full-integer, uint8 in, float32 out.
+
+    Its `graph.pb` and `weights.npz` are the parent's: TensorFlow has no use for the 8-bit one, and whoever
+    trains it further goes on from the float weights.
+
+    Args:
+        parent: the float backbone's folder.
+        images: (S, S, 3) each, such as it will see: the ranges of all activations are measured on them
+            (Jacob et al., 2018).
+
+    Raises:
+        ArtefactInvalid: the parent is missing or damaged.
+        InvalidInput: the parent is one of 8-bit integers itself.
+    """
+    model, described = load_model(parent)
+    if described.quantised_from is not None:
+        raise InvalidInput("The champion's backbone is 8-bit already: there is nothing to make smaller.")
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [_freeze(model, described.input_size, 1)], tf.Module()
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    flatbuffer = converter.convert()
+
+    def write(folder: Path) -> Prepared:
+        digest = sha256(flatbuffer).hexdigest()
+        name = f"{described.name}{QUANTISED}"
+        size, width = described.input_size, described.width
+        made = Prepared(name, digest, f"int8:{digest}", size, width, described.digest)
+        (folder / FLATBUFFER).write_bytes(flatbuffer)
+        for kept in (GRAPH, WEIGHTS):
+            shutil.copyfile(parent / kept, folder / kept)
+        return made
+
+    return _put_folder(store, write)
+
+
 def load_model(folder: Path) -> tuple[Any, Prepared]:
     """A backbone of the store as a Keras model, to be trained further.
 
@@ -80,7 +122,7 @@ def load_model(folder: Path) -> tuple[Any, Prepared]:
     """
     verify_backbone(folder)
     described = Prepared(**json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
-    model = get_architecture(described.name).build(described.input_size)
+    model = get_architecture(described.name.removesuffix(QUANTISED)).build(described.input_size)
     with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
         for value in model.variables:
             value.assign(stored[value.path])
@@ -88,11 +130,17 @@ def load_model(folder: Path) -> tuple[Any, Prepared]:
 
 
 def _put(store: Path, model: Any, name: str, source_digest: str) -> Prepared:
+    return _put_folder(store, lambda folder: _write(model, name, source_digest, folder))
+
+
+def _put_folder(store: Path, write: Callable[[Path], Prepared]) -> Prepared:
+    """`write` fills a folder, all but description and sums."""
     root = store / "_backbones"
     aside = root / f".new-{uuid4().hex}"
     make_folder(aside)
     try:
-        prepared = _write(model, name, source_digest, aside)
+        prepared = write(aside)
+        (aside / DESCRIPTION).write_text(json.dumps(asdict(prepared), indent=1), encoding="utf-8")
         write_sums(aside)
         _publish(aside, root / prepared.digest)
     finally:
@@ -138,7 +186,6 @@ def _write(model: Any, name: str, source_digest: str, folder: Path) -> Prepared:
     graph = _freeze(model, size, None).graph.as_graph_def()
     (folder / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
     np.savez(folder / WEIGHTS, **{value.path: value.numpy() for value in model.variables})
-    (folder / DESCRIPTION).write_text(json.dumps(asdict(prepared), indent=1), encoding="utf-8")
     return prepared
 
 
@@ -160,6 +207,12 @@ def _publish(aside: Path, target: Path) -> None:
             raise
         verify_backbone(target)  # another process was faster; both wrote the same
     sync_folder(target.parent)
+
+
+def read_input_size(folder: Path) -> int:
+    """The side of a backbone's images, in pixels."""
+    described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return int(described["input_size"])
 
 
 # --- for TensorFlow ----------------------------------------------------------------------------

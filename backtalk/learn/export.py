@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from backtalk.errors import ArtefactInvalid
 from backtalk.failpoints import failpoint
 from backtalk.golden import Golden
 from backtalk.heads import Head
@@ -17,7 +18,7 @@ from backtalk.learn.flow import tf
 from backtalk.learn.pixels import decode_input
 from backtalk.learn.warmup import encode_prediction_log, write_warmup
 from backtalk.signatures import BYTES_SIGNATURE, EMBEDDING, IMAGE, IMAGE_BYTES, SCORES, TENSOR_SIGNATURE
-from backtalk.sums import make_folder, write_sums
+from backtalk.sums import SUMS, make_folder, write_sums
 
 LABELS = "assets/labels.txt"
 HEAD = "head.npz"
@@ -26,23 +27,34 @@ _LIBRARIES = ("numpy", "scipy", "tensorflow", "ai-edge-litert")
 
 
 def write_artefact(
-    folder: Path, *, head: Head, embedder: Embedder, golden: Golden, model: str, card: dict[str, Any]
+    folder: Path,
+    *,
+    head: Head,
+    embedder: Embedder,
+    golden: Golden,
+    model: str,
+    card: dict[str, Any],
+    parent: Path | None = None,
 ) -> str:
     """Write everything into `folder`, synced to the disk, sums last; whatever lay there is removed.
 
-    Until its digest is known to somebody, nothing in the folder counts.
+    Until its digest is known to somebody, nothing in the folder counts. With `parent`, another version's
+    folder, the SavedModel is a copy of that one's.
 
     Returns:
         The artefact's digest.
     """
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
-    module, signatures = _build(head, embedder)
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    if parent is not None:
+        _copy_saved_model(parent, folder)
+    else:
+        module, signatures = _build(head, embedder)
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        (folder / LABELS).parent.mkdir(exist_ok=True)
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in head.labels), encoding="utf-8")
+        write_warmup(folder, _warmup_logs(model, golden))
     failpoint("trainer.after_saved_model")
-    (folder / LABELS).parent.mkdir(exist_ok=True)
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in head.labels), encoding="utf-8")
-    write_warmup(folder, _warmup_logs(model, golden))
     head.save(folder / HEAD)
     text = json.dumps(card | describe_code(), indent=1, ensure_ascii=False, sort_keys=True)
     (folder / CARD).write_text(text + "\n", encoding="utf-8")
@@ -50,6 +62,14 @@ def write_artefact(
     digest = write_sums(folder)
     failpoint("trainer.after_sums")
     return digest
+
+
+def _copy_saved_model(parent: Path, folder: Path) -> None:
+    """All but what this version has of its own. Raises ArtefactInvalid: the parent's was removed."""
+    if not (parent / "saved_model.pb").is_file():
+        raise ArtefactInvalid(f"{parent.name} has no SavedModel any more, which this version would share.")
+    own = shutil.ignore_patterns(HEAD, CARD, SUMS)
+    shutil.copytree(parent, folder, ignore=own, dirs_exist_ok=True)
 
 
 def describe_code() -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from backtalk.errors import OutOfRoom, TrainingDiverged
+from backtalk.errors import OutOfRoom, SnapshotUnusable, TrainingDiverged
 from backtalk.failpoints import failpoint
 from backtalk.heads import Head
-from backtalk.learn.backbones import load_model, put_tuned
+from backtalk.learn.backbones import load_model, put_quantised, put_tuned, read_input_size
 from backtalk.learn.boards import Board
 from backtalk.learn.checkpoints import Arrays, Checkpoint, Checkpoints
 from backtalk.learn.feed import Feed, count_steps, plain_batches, share_memory
@@ -26,7 +26,7 @@ from backtalk.learn.learner import Learner, rate_at
 from backtalk.learn.lesson import Lesson, find_rows
 from backtalk.learn.logistic import log_losses
 from backtalk.learn.memory import read_memory_mb
-from backtalk.learn.pixelmap import Pixels, map_pixels
+from backtalk.learn.pixelmap import PixelMap, Pixels, map_pixels
 
 FEWEST_VALIDATION = 20  # images; with fewer, nothing stops early
 
@@ -56,14 +56,47 @@ def tune(folder: Path, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str,
     """
     lesson = Lesson.read(folder)
     prepare_tensorflow(lesson)
+    work = _quantise if lesson.recipe.method == "quantise" else _tune
     try:
-        return _Tuning(lesson, tell, is_stopping).run()
+        return work(lesson, tell, is_stopping)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OutOfRoom("The disk is full. Make room, then ask for the run again.") from None
     except tf.errors.ResourceExhaustedError:
         raise OutOfRoom("The device has too little memory for this run: lower `batch_size`.") from None
+
+
+def _tune(lesson: Lesson, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str, Any]:
+    return _Tuning(lesson, tell, is_stopping).run()
+
+
+def _quantise(lesson: Lesson, tell: Tell, _is_stopping: Callable[[], bool]) -> dict[str, Any]:
+    """Minutes at most: an attempt that is killed begins anew."""
+    started = monotonic()
+    mapped = decode_pixels(lesson, read_input_size(lesson.start_backbone), tell)
+    images = mapped.open()[mapped.readable]
+    if not len(images):
+        raise SnapshotUnusable("No training image can be read, so no ranges can be measured for 8 bits.")
+    tell("quantise", 0.0)
+    prepared = put_quantised(lesson.store, lesson.start_backbone, list(images))
+    tell("quantise", 1.0)
+    facts = {"images": len(images), "seconds": round(monotonic() - started, 1)}
+    return {"backbone": asdict(prepared), "tuning": facts | {"memory_mb": read_memory_mb(peak=True)}}
+
+
+def decode_pixels(lesson: Lesson, size: int, tell: Tell) -> PixelMap:
+    """Every image of the lesson, once."""
+    tell("decode", 0.0)
+    return map_pixels(
+        lesson.work,
+        lesson.snapshot_digest,
+        size,
+        lesson.sources,
+        lesson.images,
+        threads=lesson.threads,
+        tell=lambda fraction: tell("decode", fraction),
+    )
 
 
 def prepare_tensorflow(lesson: Lesson) -> None:
@@ -92,7 +125,7 @@ class _Tuning:
         started = monotonic()
         lesson = self._lesson
         model, described = load_model(lesson.start_backbone)
-        mapped = self._map_pixels(described.input_size)
+        mapped = decode_pixels(lesson, described.input_size, self._tell)
         self._pixels: Pixels = mapped.open()
         self._shared = share_memory(self._pixels)
         self._rows, self._validation = find_rows(lesson, mapped.readable)
@@ -109,19 +142,6 @@ class _Tuning:
         prepared = put_tuned(lesson.store, model, described.name)
         self._tell("export", 1.0)
         return {"backbone": asdict(prepared), "tuning": tell_facts | self._describe(seconds)}
-
-    def _map_pixels(self, size: int) -> Any:
-        lesson = self._lesson
-        self._tell("decode", 0.0)
-        return map_pixels(
-            lesson.work,
-            lesson.snapshot_digest,
-            size,
-            lesson.sources,
-            lesson.images,
-            threads=lesson.threads,
-            tell=lambda fraction: self._tell("decode", fraction),
-        )
 
     def _identify(self) -> dict[str, Any]:
         """What a checkpoint must agree with, to be one of this training."""
@@ -164,7 +184,7 @@ class _Tuning:
         found = np.concatenate(parts)
         data = HeadData(
             train_x=found[: len(train)],
-            train_y=self._rows.targets[labelled].argmax(axis=1).astype(np.int32),
+            train_y=self._lesson.train_y[train],
             validation_x=found[len(train) :],
             validation_y=truth,
             stay_x=found[:0],

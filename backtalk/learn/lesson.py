@@ -39,7 +39,8 @@ class Lesson:
     train_seen: NDArray[np.bool_]  # (T,)
     train_weight: NDArray[np.float32]  # (T,)
     validation_y: NDArray[np.int32]  # (V,)
-    stay: NDArray[np.float32]  # (M, C): the champion's scores
+    stay: NDArray[np.float32]  # (M, C): the champion's or the teachers' scores
+    train_soft: NDArray[np.float32] | None = None  # (T, C): targets of a distillation
 
     @classmethod
     def read(cls, folder: Path) -> "Lesson":
@@ -87,10 +88,12 @@ def find_rows(lesson: Lesson, readable: NDArray[np.bool_]) -> tuple[Rows, Valida
     # One of them weighs its share of a labelled image, and all together no more than those do.
     each = lesson.recipe.stay_right * weights.mean() * min(1.0, len(kept) / max(1, len(stay)))
     weights = np.concatenate([weights, np.full(len(stay), each)]).astype(np.float32)
-    classes = len(lesson.labels)
+    hard = np.eye(len(lesson.labels), dtype=np.float32)[kept]
     rows = Rows(
         pixels=np.concatenate([train, count + held + stay]).astype(np.int64),
-        targets=np.concatenate([np.eye(classes, dtype=np.float32)[kept], lesson.stay[stay]]),
+        targets=np.concatenate(
+            [hard if lesson.train_soft is None else lesson.train_soft[train], lesson.stay[stay]]
+        ),
         weights=weights / weights.mean(),
         known=np.concatenate([lesson.train_seen[train], np.ones(len(stay), np.bool_)]),
     )

@@ -57,6 +57,7 @@ class Job:
     golden: Path
     tuning: dict[str, Any] | None  # of a full run: how its backbone was moved
     board: Path | None  # where TensorBoard's logs go
+    saved_model: Path | None  # of an 8-bit version: its parent's folder
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
@@ -79,6 +80,7 @@ class Job:
                 golden=Path(stored["golden"]),
                 tuning=stored.get("tuning"),
                 board=Path(stored["board"]) if stored.get("board") else None,
+                saved_model=Path(stored["saved_model"]) if stored.get("saved_model") else None,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{folder} holds no job that can be read: {error!r}") from None
@@ -158,13 +160,17 @@ def _export(job: Job, fitted: Fitted) -> str:
     }
     if job.tuning is not None:
         card["tuning"] = job.tuning
+    if job.saved_model is not None:
+        card["saved_model_of_version"] = job.parent_version
+    embedder = load_embedder(job.store / "_backbones" / job.backbone_digest)
     return write_artefact(
         job.artefact,
         head=fitted.head,
-        embedder=load_embedder(job.store / "_backbones" / job.backbone_digest),
-        golden=read_golden(job.golden),
+        embedder=embedder,
+        golden=read_golden(job.golden).fit(embedder.input_size),
         model=job.model,
         card=card,
+        parent=job.saved_model,
     )
 
 

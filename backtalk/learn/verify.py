@@ -58,16 +58,19 @@ def verify_artefact(folder: Path, artefact_digest: str, golden_path: Path, store
     started = monotonic()
     verify_sums(folder, artefact_digest)
     head = _check_head(folder)
-    golden = read_golden(golden_path)
     backbone = Backbone(store / "_backbones" / head.backbone_digest, 1)
+    golden = read_golden(golden_path).fit(backbone.input_size)
     signatures = _load_signatures(folder, head, golden)
     embeddings = backbone.embed(golden.inputs)
     expected = head.scores(embeddings)
     found = _ask(signatures[TENSOR_SIGNATURE], IMAGE, golden.inputs)
-    checked = compare_answers(found, head, embeddings)
+    if backbone.quantised_from is None:
+        checked = compare_answers(found, head, embeddings)
+    else:
+        checked = compare_quantised(found["scores"], expected)
     bytes_same_label = _compare_bytes(signatures[BYTES_SIGNATURE], golden, expected)
     return checked | {
-        "bound": LARGEST_DIFFERENCE,
+        "bound": LARGEST_DIFFERENCE if backbone.quantised_from is None else None,
         "bytes_same_label": bytes_same_label,
         "n": len(golden.inputs),
         "seconds": round(monotonic() - started, 3),
@@ -162,6 +165,33 @@ def compare_answers(found: Answers, head: Head, embeddings: NDArray[np.float16])
     }
 
 
+def compare_quantised(found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, float]:
+    """Hold a float SavedModel against the 8-bit backbone that serves: they are two, and should agree.
+
+    Args:
+        found, expected: scores (N, C), by the SavedModel and by LiteRT.
+
+    Raises:
+        ArtefactInvalid: they give too many images other labels, near-ties counted as alike.
+    """
+    if not np.isfinite(found).all():
+        raise ArtefactInvalid("The SavedModel answers with values that are no numbers.")
+    share = _share_alike(found, expected)
+    if share < FEWEST_SAME_LABEL:
+        raise ArtefactInvalid(
+            f"The 8-bit backbone agrees with the float SavedModel on {share:.1%} of {len(found)} golden "
+            f"images, and {FEWEST_SAME_LABEL:.0%} is needed."
+        )
+    return {"max_abs_diff": float(np.abs(found - expected).max()), "same_label": share}
+
+
+def _share_alike(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Images with the same best label, or where the two best of `expected` are nearly alike."""
+    best = np.sort(expected, axis=1)
+    tie = best[:, -1] - best[:, -2] < NARROW_FROM_BYTES
+    return float(((found.argmax(axis=1) == expected.argmax(axis=1)) | tie).mean())
+
+
 def _allow(what: str, difference: float, largest: float) -> float:
     if not difference <= largest:
         raise ArtefactInvalid(
@@ -176,9 +206,7 @@ def _compare_bytes(signature: Any, golden: Golden, expected: NDArray[np.float32]
     if not rows:
         return None
     found = _ask(signature, IMAGE_BYTES, [golden.encoded[row] for row in rows])["scores"]
-    best = np.sort(expected[rows], axis=1)
-    tie = best[:, -1] - best[:, -2] < NARROW_FROM_BYTES
-    share = float(((found.argmax(axis=1) == expected[rows].argmax(axis=1)) | tie).mean())
+    share = _share_alike(found, expected[rows])
     if share < FEWEST_SAME_LABEL:
         raise ArtefactInvalid(
             f"serve_bytes agrees on {share:.1%} of {len(rows)} golden images, "

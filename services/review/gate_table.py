@@ -27,6 +27,8 @@ SPECS = {
     "class-recall": Spec("Recall lost by the worst class", "points", "below"),
     "class-recall-anchor": Spec("Recall lost by a class against an anchor", "points", "below"),
     "brier": Spec("Brier score lost", "number", "below"),
+    "size": Spec("Size of the backbone", "share", "below"),
+    "latency": Spec("Time of one image", "share", "below"),
     "ece": Spec("Calibration error", "number", "below"),
     "holdout-wear": Spec("Verdicts by this holdout", "count", "below"),
     "scores-finite": Spec("Scores are numbers", "number", "below"),

@@ -1,0 +1,146 @@
+"""Versions that are made to cost less: 8-bit backbones and taught students, by the same road and gate."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from backtalk import promotion, training, triggers, verification
+from backtalk.callers import CLI
+from backtalk.live import LiveVersions
+from backtalk.loading import Loader
+from backtalk.states import RunState, VersionState
+from backtalk.system import System
+from backtalk.tables import Backbone, GateCheck, Model, Run, Version
+from backtalk.trainers import Trainers
+from tests.integration.test_full_runs import create, home, reload, request, settings, trainers
+
+__all__ = ["home", "settings", "trainers"]
+
+INT8 = "method: quantise\nquantise:\n  images: 20\nbudget:\n  size: 0.5\n  latency: 50\n"
+TAUGHT = (
+    "method: distil\ndistil:\n  student: tiny\n  input_size: 48\n  teachers: [champion, '1']\n"
+    "epochs: 1\nbatch_size: 16\nbudget:\n  latency: 50\n  size: {size}\n"
+)
+
+
+def run(system: System, trainers: Trainers, recipe: str) -> Run:
+    """Trained, judged, and promoted if it passed."""
+    asked = request(system, recipe)
+    training.train_run(system, trainers, str(asked.id))
+    promotion.judge_run(system, str(asked.id))
+    promotion.promote_run(system, str(asked.id))
+    return reload(system, asked)
+
+
+def checks(system: System, of: Run) -> dict[str, GateCheck]:
+    with system.db.reading() as session:
+        rows = session.scalars(select(GateCheck).where(GateCheck.run_id == of.id))
+        return {row.check: row for row in rows}
+
+
+def version(system: System, number: int) -> tuple[Version, Backbone]:
+    with system.db.reading() as session:
+        found = session.scalars(select(Version).where(Version.number == number)).one()
+        return found, session.get_one(Backbone, found.backbone_digest)
+
+
+def set_policy(system: System, **changes: Any) -> None:
+    with system.db.transaction() as session:
+        triggers.set_policy(session, session.scalars(select(Model)).one(), changes, CLI)
+
+
+def test_an_8_bit_version_is_judged_as_equal_serves_and_shares_its_parent_s_saved_model(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipes" / "small.yaml").write_text(INT8)
+    create(system, trainers, tmp_path / "digits")
+    set_policy(system, serve_int8=False, margin=0.3)
+    waiting = run(system, trainers, "small")
+    assert waiting.state == RunState.PASSED, waiting.reason
+    assert "serve_int8 is false" in (waiting.reason or "")
+    candidate, backbone = version(system, 2)
+    assert candidate.state == VersionState.CANDIDATE
+    assert backbone.quantised_from == version(system, 1)[0].backbone_digest
+    found = checks(system, waiting)
+    assert found["size"].passed
+    assert found["size"].value < 0.5
+    assert found["latency"].passed
+    assert found["fixed-broken"].passed is None  # it aims to be equal
+    assert "float SavedModel" in found["artefact"].detail["sentence"]
+    first, second = (system.versions.resolve(version(system, n)[0].path) for n in (1, 2))
+    for name in ("saved_model.pb", "variables/variables.index", "assets/labels.txt"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert '"saved_model_of_version": 1' in (second / "card.json").read_text()
+    promotion.promote_version(system, model_name="digits", number=2, caller=CLI)
+    live = LiveVersions(system.db, Loader(system.versions, 1), 1.0)
+    live.refresh()
+    served = live.get_version("digits")
+    assert (served.number, served.backbone.digest) == (2, backbone.digest)
+    size = served.backbone.input_size
+    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    scores = served.head.scores(served.backbone.embed(image))
+    assert scores.sum() == pytest.approx(1.0, abs=1e-5)
+    live.close()
+    again = run(system, trainers, "small")
+    assert again.state == RunState.FAILED
+    assert "8-bit already" in (again.reason or "")
+    assert [f for f in verification.verify(system) if f.problem] == []
+
+
+@pytest.mark.slow
+def test_head_and_full_runs_go_on_from_an_8_bit_champion(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipes" / "small.yaml").write_text(INT8)
+    create(system, trainers, tmp_path / "digits")
+    set_policy(system, margin=0.3)
+    assert run(system, trainers, "small").state == RunState.PROMOTED
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        head = triggers.request_run(session, model=model, kind="head", caller=CLI)
+    training.train_run(system, trainers, str(head.id))
+    assert reload(system, head).state == RunState.JUDGING, reload(system, head).reason
+    promotion.judge_run(system, str(head.id))
+    assert version(system, 3)[1].quantised_from is not None
+    (tmp_path / "recipes" / "on.yaml").write_text("start: champion\nepochs: 1\nbatch_size: 16\n")
+    full = run(system, trainers, "on")
+    assert full.state in (RunState.PROMOTED, RunState.INCONCLUSIVE, RunState.REJECTED), full.reason
+    assert version(system, full.version or 0)[1].quantised_from is None
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_teachers_and_keeps_to_its_budget(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    recipes = tmp_path / "recipes"
+    (recipes / "taught.yaml").write_text(TAUGHT.format(size=1.5))
+    (recipes / "too-large.yaml").write_text(TAUGHT.format(size=0.1))
+    (recipes / "stranger.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "others/1"))
+    (recipes / "nobody.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "'9'"))
+    create(system, trainers, tmp_path / "digits")
+    set_policy(system, margin=0.5)
+    too_large = run(system, trainers, "too-large")
+    assert too_large.state == RunState.REJECTED
+    assert "10% is allowed" in (too_large.reason or "")
+    taught = run(system, trainers, "taught")
+    assert taught.state in (RunState.PROMOTED, RunState.REJECTED), taught.reason
+    made, backbone = version(system, taught.version or 0)
+    assert (backbone.input_size, backbone.name) == (48, "tiny")
+    assert made.metrics["tuning"]["recipe"]["distil"]["share"] == 0.7
+    assert checks(system, taught)["size"].passed
+    nobody = run(system, trainers, "nobody")
+    assert "has no version 9" in (nobody.reason or "")
+    other_labels(system)
+    stranger = run(system, trainers, "stranger")
+    assert (stranger.state, "knows other labels" in (stranger.reason or "")) == (RunState.FAILED, True)
+
+
+def other_labels(system: System) -> None:
+    """Another model, whose version 1 has a head with labels of its own."""
+    from tests.served import make_served_model
+
+    folder = system.versions.backbone_dir(version(system, 1)[0].backbone_digest)
+    make_served_model(system, folder, "others", versions=1)
