@@ -16,7 +16,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from backtalk import client as client_module
 from backtalk import review
 from backtalk.client import Client, Problem, Recorded, Unreachable
-from backtalk.tables import Correction, Prediction
+from backtalk.tables import Correction, Prediction, ReviewItem
 from tests import factories
 from tests.clients import Api
 from tests.faults.proxy import Proxy
@@ -153,6 +153,10 @@ def test_lists_are_walked_to_their_end(client: Client, served: Api, monkeypatch:
         for label in ("cat", "dog", "dog"):
             factories.make_decision(session, model, label)
         factories.make_decision(session, model, "cat", counts=False)
+        undone = factories.make_decision(session, model, "cat")
+        item = session.get_one(ReviewItem, undone.item_id)
+        undo = {"action": "undo", "undoes": undone.id, "final": False, "counts": False}
+        factories.make_decision(session, model, item=item, **undo)
     assert [version.number for version in client.versions("plants")] == [7, 6, 5, 4, 3, 2, 1]
     assert [one.label for one in client.decisions("plants")] == ["dog", "dog", "cat"]
     assert list(client.runs("plants")) == []

@@ -140,6 +140,17 @@ def test_versions_in_memory_answer_by_number_and_by_label(promoted: Api) -> None
     assert promoted.post(PATH, json=body).headers["Backtalk-Version"] == "2"
 
 
+def test_previous_is_what_was_live_before_here_also_after_a_rollback(served: Api) -> None:
+    body = {"instances": [as_numbers(1)]}
+    problem = assert_problem(served.post(f"{MODEL}/labels/previous:predict", json=body), 400)
+    assert problem["error"] == "Unrecognized servable version label: previous. There is live."
+    for number, previous in ((2, "1"), (1, "2")):
+        go_live(served.system, "animals", number)
+        served.app.extensions["backtalk"].live.versions.refresh()
+        response = served.post(f"{MODEL}/labels/previous:predict", json=body)
+        assert response.headers["Backtalk-Version"] == previous
+
+
 def test_a_pinned_version_heeds_the_policy_of_today(promoted: Api) -> None:
     promoted.put(f"{MODEL}/policy", json={"keep_images": "none"})
     promoted.app.extensions["backtalk"].live.versions.refresh()
