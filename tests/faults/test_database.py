@@ -71,7 +71,7 @@ def test_a_database_that_restarts_during_a_promotion_leaves_it_whole_or_not_ther
     assert rig.check() == {}
 
 
-@pytest.mark.fault(row=11, tries=1)
+@pytest.mark.fault(row=11, tries=1, only="a run's promotion")
 def test_a_run_whose_promotion_lost_the_database_is_promoted_by_whoever_comes_next(rig: Rig) -> None:
     from backtalk import promotion
     from backtalk.heartbeats import AWAY

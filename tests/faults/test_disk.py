@@ -89,7 +89,7 @@ def test_a_picture_that_finds_no_room_is_not_answered_and_the_next_ones_are(
 
 
 @pytest.mark.slow
-@pytest.mark.fault(row=14, tries=2, only="export and publication")
+@pytest.mark.fault(row=14, tries=2)
 def test_an_artefact_that_finds_no_room_fails_its_run_and_the_champion_stays(
     rig: Rig, mount: Callable[[str], Disk]
 ) -> None:
@@ -117,7 +117,7 @@ def test_an_artefact_that_finds_no_room_fails_its_run_and_the_champion_stays(
 
 
 @pytest.mark.slow
-@pytest.mark.fault(row=14, tries=2, only="checkpoint")
+@pytest.mark.fault(row=14, tries=2)
 def test_a_checkpoint_that_finds_no_room_says_so_and_the_next_attempt_goes_on_from_the_last_whole_one(
     rig: Rig, tmp_path: Path, tiny_folder: Path, mount: Callable[[str], Disk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +145,7 @@ def list_checkpoints(work: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.fault(row=14, tries=2, only="ledger and audit")
+@pytest.mark.fault(row=14, tries=2)
 def test_a_database_without_room_for_the_ledger_takes_nothing_and_goes_on_with_room(
     tiny_folder: Path, mount: Callable[[str], Disk], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
