@@ -96,10 +96,10 @@ def _shutdown(settings: Settings) -> dict[str, Any]:
 
 
 def _beat() -> dict[str, Any]:
-    def tick(task: str, every_s: float) -> dict[str, Any]:
+    def tick(task: str, every_s: float, queue: str = EVENTS_QUEUE) -> dict[str, Any]:
         # Ticks that nobody took in time are worthless: without `expires` they pile up while workers are
         # away, and all run at once afterwards.
-        return {"task": task, "schedule": every_s, "options": {"queue": EVENTS_QUEUE, "expires": every_s}}
+        return {"task": task, "schedule": every_s, "options": {"queue": queue, "expires": every_s}}
 
     return {
         # Kept in memory: the file of the default scheduler is corrupt after a kill, and all that matters
@@ -111,7 +111,8 @@ def _beat() -> dict[str, Any]:
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
-            "labels": tick("review.check_labels", LABELS_TICK_S),
+            # What it needs is installed where heads are fitted.
+            "labels": tick("review.check_labels", LABELS_TICK_S, training_queue("head")),
             "index": tick("upkeep.index", INDEX_TICK_S),
         },
     }
