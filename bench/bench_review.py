@@ -67,7 +67,7 @@ def _site() -> Iterator[System]:
         url = server.create_database()
         schema.upgrade(url)
         system = bootstrap.build(Settings(home=folder / "home", database_url=url), pool_size=10)
-        showroom.add_person(system, "ada")
+        showroom.add_person(system, "ada", showroom.EVERYTHING)
         yield system
         system.close()
     finally:
@@ -150,7 +150,10 @@ def _list_requests(client: FlaskClient, csrf: str, system: System) -> dict[str, 
         "home": get("/"),
         "overview": get("/models/animals"),
         "focus view": get("/review/animals"),
+        "focus view, one queue": get("/review/animals?queue=corrections"),
         "lease 8": post("/review/animals/lease", {"limit": 8}),
+        "lease 8, uncertain": post("/review/animals/lease", {"limit": 8, "queue": "uncertain"}),
+        "reviewers": get("/review/animals/reviewers"),
         "grid, pairs": get("/review/animals/grid"),
         "grid, near-duplicates": get("/review/animals/grid?by=likeness"),
         **{
@@ -190,9 +193,10 @@ WITH made AS (
     RETURNING id, prediction_id, label, reporter
 )
 INSERT INTO review_items (
-    id, model_id, prediction_id, kind, correction_id, reported, reporter, predicted, margin, doubt, group_id
+    id, model_id, prediction_id, kind, queue, correction_id, reported, reporter, predicted, margin, doubt,
+    group_id
 )
-SELECT gen_random_uuid(), :model, p.id, 'correction', s.id, s.label, s.reporter, p.label,
+SELECT gen_random_uuid(), :model, p.id, 'correction', 'corrections', s.id, s.label, s.reporter, p.label,
     p.scores[1] - p.scores[2], random(), :group + (hashtext(p.id::text) & 65535) % :groups
 FROM predicted p JOIN said s ON s.prediction_id = p.id
 """

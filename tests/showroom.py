@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
-from backtalk import gate, identity, images, ledger
+from backtalk import gate, identity, images, items, ledger
 from backtalk.policy import Policy
-from backtalk.states import RunKind, RunState, Scope, VersionState
+from backtalk.states import ItemKind, RunKind, RunState, Scope, VersionState
 from backtalk.system import System
 from backtalk.tables import GateCheck, LedgerEntry, Model, ReviewItem, Run, Snapshot, TriggerCheck
 from services.wsgi import create_app
@@ -102,6 +102,28 @@ def add_item(
     )
     said = factories.make_correction(session, prediction, reported, **correction) if reported else None
     return factories.make_item(session, prediction, said)
+
+
+def add_suspected(
+    session: Session, system: System, model: Model, data: bytes, *, label: str, better: str
+) -> ReviewItem:
+    """A base picture that is trained on as `label`, while the other samples speak for `better`."""
+    image = keep_picture(session, system, data)
+    factories.make_group(session, model, image)
+    sample = factories.make_sample(session, model, image, label=label)
+    prediction = factories.make_prediction(session, model, image, label=label, key_id=None)
+    item = ReviewItem(
+        model_id=model.id,
+        prediction_id=prediction.id,
+        kind=ItemKind.SUSPECTED,
+        sample_id=sample.id,
+        scores=[0.9 if known == better else 0.1 / (len(model.labels) - 1) for known in model.labels],
+        mark=f"Heads that learned from the other samples alone give {label!r} 1.7% and {better!r} 90.0%.",
+        etag=1,
+    )
+    items.describe(session, item, prediction, None)
+    item.predicted, item.reported, item.doubt = better, label, 0.98
+    return factories.add(session, item)  # type: ignore[no-any-return]
 
 
 def add_queue(system: System, *, n: int = 6, labels: Sequence[str] = ("cat", "dog")) -> list[str]:

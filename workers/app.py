@@ -105,9 +105,9 @@ def _shutdown(settings: Settings) -> dict[str, Any]:
 
 
 def _beat(settings: Settings) -> dict[str, Any]:
-    def tick(task: str, every_s: float) -> dict[str, Any]:
+    def tick(task: str, every_s: float, queue: str = TICKS_QUEUE) -> dict[str, Any]:
         # In a queue of their own, they wait behind no backlog of events, and can be counted.
-        return {"task": task, "schedule": every_s, "options": {"queue": TICKS_QUEUE}}
+        return {"task": task, "schedule": every_s, "options": {"queue": queue}}
 
     # Where MLflow is off, nobody is even asked.
     experiments = {"experiments": tick("experiments.tell", EXPERIMENTS_TICK_S)} if settings.mlflow else {}
@@ -120,7 +120,8 @@ def _beat(settings: Settings) -> dict[str, Any]:
             "sweep": tick("upkeep.sweep", SWEEP_TICK_S),
             "retain_images": tick("upkeep.retain_images", RETAIN_TICK_S),
             "sweep_images": tick("upkeep.sweep_images", SWEEP_IMAGES_TICK_S),
-            "labels": tick("review.check_labels", LABELS_TICK_S),
+            # What it needs is installed where heads are fitted.
+            "labels": tick("review.check_labels", LABELS_TICK_S, training_queue("head")),
             "index": tick("upkeep.index", INDEX_TICK_S),
         }
         | experiments,
