@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from backtalk import schema
@@ -73,6 +74,28 @@ def test_swaps_and_predictions_are_counted(api: Api, tiny_folder: Path) -> None:
     assert 'backtalk_predictions_total{model="animals",version="1"} 1.0' in figures
     assert 'backtalk_swaps_total{model="animals"} 1.0' in figures
     assert 'backtalk_serving_version{model="animals"} 2.0' in figures
+
+
+def test_a_redis_that_is_nearly_full_and_a_relay_that_is_late_are_told(
+    api: Api, database: Database, redis_url: str
+) -> None:
+    with database.transaction() as session:
+        model = factories.make_model(session, live=False)
+        emit(session, RunRequested(model_id=model.id, run_id="1", kind="head"))
+        session.execute(text("UPDATE outbox SET created_at = now() - interval '1 minute'"))
+    with redis.Redis.from_url(redis_url) as client:
+        used = client.info("memory")["used_memory"]
+        client.config_set("maxmemory", int(used * 1.05))
+        try:
+            ready, figures = api.client.get("/readyz"), api.client.get("/metrics").text
+        finally:
+            client.config_set("maxmemory", 0)
+    assert ready.status_code == 200
+    full, late = ready.get_json()["degraded"]
+    assert full.startswith("Redis is nearly full")
+    assert late.startswith("1 events wait for the relay, the oldest for 6")
+    assert "backtalk_redis_up 1.0" in figures
+    assert f"backtalk_redis_limit_bytes {float(int(used * 1.05))}" in figures
 
 
 @pytest.mark.parametrize(
