@@ -17,6 +17,7 @@ from backtalk.groups import Candidate, Source, place_images
 from backtalk.learned import find_users
 from backtalk.outbox import emit
 from backtalk.policy import Policy
+from backtalk.queues import counts_in
 from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
 from backtalk.settling import remember, settle
 from backtalk.states import (
@@ -117,9 +118,11 @@ def decide_item(
     return _decide(session, model, prediction, item, caller, ruling.action, ruling.label, submission)
 
 
-def count_open(session: Session, model_id: int, most: int | None = None) -> int:
-    """Open items of a model; with `most`, counting stops there, whatever the queue's length."""
-    rows = select(ReviewItem.id).where(ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None))
+def count_open(session: Session, model_id: int, most: int | None = None, queue: Queue | None = None) -> int:
+    """Open items of one queue, or of those that are due; with `most`, counting stops there."""
+    rows = select(ReviewItem.id).where(
+        ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None), counts_in(queue)
+    )
     return session.scalar(select(func.count()).select_from(rows.limit(most).subquery())) or 0
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from backtalk.errors import Unavailable
+from backtalk.queues import counts_in
 from backtalk.states import ACTIVE_RUN_STATES
 from backtalk.tables import Model, OutboxEvent, ReviewItem, Run
 from services.api import admission
@@ -191,7 +192,7 @@ class LoopFigures:
         open_items = (
             select(Model.name, func.count())
             .join(ReviewItem, ReviewItem.model_id == Model.id)
-            .where(ReviewItem.closed_at.is_(None))
+            .where(ReviewItem.closed_at.is_(None), counts_in(None))
             .group_by(Model.name)
         )
         active = (

@@ -31,7 +31,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
     asked = Selection.read(request.args)
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, asked.asked)
         states = queues.measure_queues(session, model, g.caller)
         clusters = list_clusters(session, model, asked, g.caller)
         selection = _choose_first(asked, clusters)
@@ -117,7 +117,7 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
         found = find_items(session, model, selection, g.caller, 2 * free, without=ids)
         added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free)
         items = _show_tiles(session, model, added)
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, selection.asked)
     return {
         "items": items,
         "held": {view.item: view.lease_until.isoformat() for view in kept},
