@@ -14,7 +14,7 @@ from backtalk.tables import Model
 from backtalk.uncertain import draw_uncertain
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
-from services.review import queries, words
+from services.review import queries, queue_words, words
 from services.review.queue import count_for_caller, read_json, read_view, show_item
 from services.review.review_words import GRID_VIEW
 from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
@@ -56,7 +56,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         model=model,
         counts=counts,
         queue=asked.asked,
-        queues=words.queues(states),
+        queues=queue_words.describe_queues(states),
         selection=asked,  # the form says what was asked for; the chips, what is shown
         chips=chips,
         any_label=[("", "any"), *((label, label) for label in model.labels)],

@@ -15,7 +15,7 @@ from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.pictures import PICTURE_SIDE, TILE_SIDE, answer_picture
-from services.review import queries, words
+from services.review import queries, queue_words, words
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
 from services.review.site import blueprint
@@ -42,9 +42,8 @@ def show_queue(model_name: str) -> ResponseReturnValue:
         "release": url_for("pages.release", model_name=model.name),
         "words": REVIEW_VIEW,
     }
-    return render_template(
-        "pages/queue.html", model=model, counts=counts, queue=queue, queues=words.queues(states), data=data
-    )
+    shown = {"queue": queue, "queues": queue_words.describe_queues(states), "data": data}
+    return render_template("pages/queue.html", model=model, counts=counts, **shown)
 
 
 @blueprint.get("/review/<model_name>/reviewers")
