@@ -19,6 +19,7 @@ from backtalk.considerations import was_withdrawn
 from backtalk.db import parse_id as parse_id  # noqa: PLC0414 - part of what this module offers
 from backtalk.decisions import stands
 from backtalk.errors import InvalidCursor, ModelNotFound, PredictionNotFound, RunNotFound, VersionNotFound
+from backtalk.queues import counts_in
 from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunKind
 from backtalk.tables import (
     Correction,
@@ -172,13 +173,18 @@ def count_all(session: Session, model: Model) -> Counts:
     decided = (Decision.model_id == model.id, Decision.counts, stands())
     return Counts(
         predictions_24h=_count(session, Prediction.model_id == model.id, recent),
-        open_items=_count(session, ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None)),
+        open_items=_count(session, *_open_items(model)),
         corrections=_count_by(session, Correction.state, Correction.model_id == model.id),
         decided=_count(session, *decided),
         decided_new=count_decided_new(session, model),
         samples=_count_by(session, Sample.split, Sample.model_id == model.id, Sample.retracted_at.is_(None)),
         active_runs=_count(session, Run.model_id == model.id, Run.state.in_(ACTIVE_RUN_STATES)),
     )
+
+
+def _open_items(model: Model) -> tuple[ColumnElement[bool], ...]:
+    """Those that are due: what is offered only when asked for waits for nobody."""
+    return (ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None), counts_in(None))
 
 
 def count_decided_new(session: Session, model: Model) -> int:

@@ -15,7 +15,7 @@ from backtalk.errors import ModelNotFound
 from backtalk.items import LEASE_S as LEASE_S  # noqa: PLC0414 - part of what this module offers
 from backtalk.items import lease_to
 from backtalk.policy import Policy
-from backtalk.queues import stands_in
+from backtalk.queues import counts_in, stands_in
 from backtalk.rulings import etag_of
 from backtalk.states import RULINGS, ItemKind, Queue, Scope
 from backtalk.tables import Correction, Decision, Model, Prediction, ReviewItem, Sample
@@ -87,15 +87,12 @@ def lease_items(
 def _list_held(
     session: Session, model: Model, caller: Caller, queue: Queue | None, limit: int
 ) -> list[ReviewItem]:
-    shown = stands_in(queue)
-    if queue in (None, Queue.AUDITS):
-        shown = or_(shown, ReviewItem.queue == Queue.GOLD)
     rows = select(ReviewItem).where(
         ReviewItem.model_id == model.id,
         ReviewItem.closed_at.is_(None),
         ReviewItem.leased_by == caller.actor,
         ReviewItem.lease_until > func.now(),
-        shown,
+        counts_in(queue),
     )
     return list(session.scalars(rows.order_by(ReviewItem.id).limit(limit).with_for_update()))
 

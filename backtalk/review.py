@@ -11,12 +11,13 @@ from backtalk.dataset import Labelled, find_live_sample, lock_decisions, put_sam
 from backtalk.db import parse_id
 from backtalk.decisions import Submission, find_last_word, find_repeat, list_rulings, write
 from backtalk.errors import InvalidInput, ItemChanged, ItemNotFound, NotAllowed
-from backtalk.events import AuditDrawn, ConfirmationReceived, CorrectionReceived, Event, StatementApproved
+from backtalk.events import StatementApproved
 from backtalk.failpoints import around_commit
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.learned import find_users
 from backtalk.outbox import emit
 from backtalk.policy import Policy
+from backtalk.queues import counts_in
 from backtalk.rulings import Ruling, check_etag, choose_ruling, is_final
 from backtalk.settling import remember, settle
 from backtalk.states import (
@@ -44,7 +45,6 @@ from backtalk.tables import (
 )
 
 CONSIDER_AT_LATEST_S = 5.0  # even if the doorbell of StatementApproved is lost
-RING_AGAIN_S = 10  # a statement that nobody prepared for so long gets its doorbell rung again
 
 
 def prepare_prediction(session: Session, prediction_id: str) -> None:
@@ -117,46 +117,12 @@ def decide_item(
     return _decide(session, model, prediction, item, caller, ruling.action, ruling.label, submission)
 
 
-def count_open(session: Session, model_id: int, most: int | None = None) -> int:
-    """Open items of a model; with `most`, counting stops there, whatever the queue's length."""
-    rows = select(ReviewItem.id).where(ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None))
+def count_open(session: Session, model_id: int, most: int | None = None, queue: Queue | None = None) -> int:
+    """Open items of one queue, or of those that are due; with `most`, counting stops there."""
+    rows = select(ReviewItem.id).where(
+        ReviewItem.model_id == model_id, ReviewItem.closed_at.is_(None), counts_in(queue)
+    )
     return session.scalar(select(func.count()).select_from(rows.limit(most).subquery())) or 0
-
-
-def ring_unprepared(session: Session) -> int:
-    """Ring again for statements and audits whose doorbell was lost; how many."""
-    events: list[Event] = []
-    for event, query in (
-        (CorrectionReceived, _UNPREPARED_CORRECTIONS),
-        (ConfirmationReceived, _UNPREPARED_CONFIRMATIONS),
-        (AuditDrawn, _UNOFFERED_AUDITS),
-    ):
-        rows = session.execute(text(query), {"seconds": RING_AGAIN_S})
-        events += [event(model_id=r.model_id, prediction_id=str(r.prediction_id)) for r in rows]
-    emit(session, *events)
-    return len(events)
-
-
-_UNPREPARED = """
-SELECT DISTINCT model_id, prediction_id FROM {table} s
-WHERE prepared_at IS NULL AND created_at < now() - make_interval(secs => :seconds)
-AND NOT EXISTS (
-    SELECT FROM outbox o WHERE o.payload->>'prediction_id' = s.prediction_id::text
-    AND o.created_at > now() - make_interval(secs => :seconds)
-) LIMIT 500
-"""
-_UNPREPARED_CORRECTIONS = _UNPREPARED.format(table="corrections")
-_UNPREPARED_CONFIRMATIONS = _UNPREPARED.format(table="confirmations")
-_UNOFFERED_AUDITS = """
-SELECT p.model_id, p.id AS prediction_id FROM predictions p
-JOIN images m ON m.id = p.image_id AND m.deleted_at IS NULL
-WHERE p.audit AND p.created_at < now() - make_interval(secs => :seconds)
-AND NOT EXISTS (SELECT FROM review_items i WHERE i.prediction_id = p.id)
-AND NOT EXISTS (
-    SELECT FROM outbox o WHERE o.payload->>'prediction_id' = p.id::text
-    AND o.created_at > now() - make_interval(secs => :seconds)
-) LIMIT 500
-"""
 
 
 def _find_item(session: Session, item_id: str) -> ReviewItem:

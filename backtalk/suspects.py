@@ -65,8 +65,7 @@ def list_due(session: Session) -> list[int]:
 def check_labels(system: System, model_id: int) -> int:
     """Weigh the model's training labels and bring its queue of suspected ones up to date; how many are open.
 
-    Raises:
-        subprocess.SubprocessError: the process that weighs them failed or took too long.
+    Where they cannot be weighed, `label_checks` says why, and the next try comes as if they had been.
     """
     with tempfile.TemporaryDirectory(prefix="backtalk-labels-") as name:
         folder = Path(name)
@@ -114,8 +113,12 @@ def _prepare(session: Session, model: Model, folder: Path) -> Prepared | str:
     return Prepared([row.id for row in rows], places, len(model.labels))
 
 
-def _weigh(prepared: Prepared, folder: Path) -> Weighed:
-    scores, suspected = _run(folder)
+def _weigh(prepared: Prepared, folder: Path) -> Weighed | str:
+    try:
+        scores, suspected = _run(folder)
+    except subprocess.SubprocessError as error:
+        log.exception("training labels could not be weighed")
+        return f"They could not be weighed: {error}."
     spread = np.zeros((len(scores), prepared.labels), np.float32)
     spread[:, prepared.label_places] = scores
     return Weighed(prepared.sample_ids, spread, [int(i) for i in suspected])

@@ -8,7 +8,7 @@ from celery import shared_task
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from backtalk import promotion, review, suspects, sweeper, training, triggers, upkeep
+from backtalk import doorbells, promotion, review, suspects, sweeper, training, triggers, upkeep
 from backtalk.errors import Unavailable
 from workers.process import get_experiments, get_system, get_trainers, is_stopping, training_a_run
 
@@ -71,7 +71,7 @@ def prune_versions(model_id: int) -> None:
 def ring_again() -> None:
     system = get_system()
     with system.db.transaction() as session:
-        review.ring_unprepared(session)
+        doorbells.ring_unprepared(session)
         sweeper.sweep_runs(session, system.settings)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import outbox
 from backtalk.errors import Unavailable
+from backtalk.queues import counts_in
 from backtalk.states import ACTIVE_RUN_STATES
 from backtalk.tables import Model, ReviewItem, Run
 from services.api import admission
@@ -214,7 +215,7 @@ class LoopFigures:
         open_items = (
             select(Model.name, func.count())
             .join(ReviewItem, ReviewItem.model_id == Model.id)
-            .where(ReviewItem.closed_at.is_(None))
+            .where(ReviewItem.closed_at.is_(None), counts_in(None))
             .group_by(Model.name)
         )
         active = (

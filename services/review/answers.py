@@ -15,7 +15,7 @@ from backtalk.states import Action, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.review import queries, review_words, words
-from services.review.queue import count_for_caller, read_json
+from services.review.queue import count_for_caller, read_json, read_queue
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -79,7 +79,8 @@ def take_answers(model_name: str) -> ResponseReturnValue:
     `taken`; `late`: somebody else was first; `changed`: the item is another now; `refused`. An answer that
     cannot be taken does not hold up the others.
     """
-    answers = read_json().get("answers")
+    body = read_json()
+    answers, queue = body.get("answers"), read_queue(body.get("queue"))
     if not isinstance(answers, list) or not 1 <= len(answers) <= MOST_ANSWERS:
         raise InvalidInput(f"`answers` is a list of 1 to {MOST_ANSWERS}.")
     db = get_backend().system.db
@@ -87,7 +88,7 @@ def take_answers(model_name: str) -> ResponseReturnValue:
         model = catalogue.get_model(session, model_name)
     results = [_take(model, answer) for answer in answers]
     with db.reading() as session:
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, queue)
     return {"results": results, "counts": counts}
 
 

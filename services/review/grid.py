@@ -14,7 +14,7 @@ from backtalk.tables import Model
 from backtalk.uncertain import draw_uncertain
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
-from services.review import queries, words
+from services.review import queries, queue_words, words
 from services.review.queue import count_for_caller, read_json, read_view, show_item
 from services.review.review_words import GRID_VIEW
 from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
@@ -31,7 +31,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
     asked = Selection.read(request.args)
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, asked.asked)
         states = queues.measure_queues(session, model, g.caller)
         clusters = list_clusters(session, model, asked, g.caller)
         selection = _choose_first(asked, clusters)
@@ -56,7 +56,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         model=model,
         counts=counts,
         queue=asked.asked,
-        queues=words.queues(states),
+        queues=queue_words.describe_queues(states),
         selection=asked,  # the form says what was asked for; the chips, what is shown
         chips=chips,
         any_label=[("", "any"), *((label, label) for label in model.labels)],
@@ -117,7 +117,7 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
         found = find_items(session, model, selection, g.caller, 2 * free, without=ids)
         added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free)
         items = _show_tiles(session, model, added)
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, selection.asked)
     return {
         "items": items,
         "held": {view.item: view.lease_until.isoformat() for view in kept},

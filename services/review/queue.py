@@ -15,7 +15,7 @@ from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.pictures import PICTURE_SIDE, TILE_SIDE, answer_picture
-from services.review import queries, words
+from services.review import queries, queue_words, words
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
 from services.review.site import blueprint
@@ -29,7 +29,7 @@ def show_queue(model_name: str) -> ResponseReturnValue:
     queue = read_queue(request.args.get("queue"))
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, queue)
         states = queues.measure_queues(session, model, g.caller)
     data = {
         "model": model.name,
@@ -42,9 +42,8 @@ def show_queue(model_name: str) -> ResponseReturnValue:
         "release": url_for("pages.release", model_name=model.name),
         "words": REVIEW_VIEW,
     }
-    return render_template(
-        "pages/queue.html", model=model, counts=counts, queue=queue, queues=words.queues(states), data=data
-    )
+    shown = {"queue": queue, "queues": queue_words.describe_queues(states), "data": data}
+    return render_template("pages/queue.html", model=model, counts=counts, **shown)
 
 
 @blueprint.get("/review/<model_name>/reviewers")
@@ -72,7 +71,7 @@ def lease(model_name: str) -> ResponseReturnValue:
             session, caller=g.caller, model_name=model.name, limit=limit, queue=queue, view=view
         )
         disputed = queries.find_disputed(session, [view.correction for view in leased])
-        counts = count_for_caller(session, model)
+        counts = count_for_caller(session, model, queue)
     items = [show_item(model, view, view.correction in disputed) for view in leased]
     return {"items": items, "counts": counts}
 
@@ -101,10 +100,10 @@ def send_picture(model_name: str, image_id: str) -> ResponseReturnValue:
     return answer_picture(image, side)
 
 
-def count_for_caller(session: Session, model: Model) -> dict[str, int]:
-    """Open items (counted up to one more than `words.COUNTED_MOST`), and what the caller decided today."""
+def count_for_caller(session: Session, model: Model, queue: Queue | None = None) -> dict[str, int]:
+    """Open items of the queue (counted up to `words.COUNTED_MOST` + 1), and what the caller decided today."""
     return {
-        "open": review.count_open(session, model.id, words.COUNTED_MOST + 1),
+        "open": review.count_open(session, model.id, words.COUNTED_MOST + 1, queue),
         "today": queries.count_decided_today(session, model, g.caller.actor),
     }
 

@@ -70,6 +70,8 @@ REVIEW_VIEW = SENDING | {
     "emptyTitle": "Nothing to review",
     "emptyText": "When an app reports a wrong answer, or a prediction is drawn at random, it appears here "
     "by itself. For more random ones raise audit_share in the policy.",
+    "emptyQueueTitle": "Nothing in this queue",
+    "emptyQueueText": "What comes in appears here by itself. The key q goes to the next queue.",
     "othersTitle": "Nothing for you just now",
     "othersText": "Other reviewers hold the {open} that are open, they wait for an expert, or you may not "
     "decide them. What is left comes here by itself.",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from backtalk import deletion, feedback, images, removals, review, snapshots, upkeep
+from backtalk import deletion, doorbells, feedback, images, removals, review, snapshots, upkeep
 from backtalk.callers import Caller
 from backtalk.errors import ImageDeleted, ImageNotFound
 from backtalk.golden import read_golden, write_golden
@@ -102,7 +102,7 @@ def test_what_was_said_of_it_is_withdrawn_and_nobody_is_asked_any_more(
     assert count(system, ReviewItem.closed_at.is_(None)) == 0
     assert count(system, Correction.state == CorrectionState.RETRACTED) == 1
     with system.db.transaction() as session:
-        assert review.ring_unprepared(session) == 0
+        assert doorbells.ring_unprepared(session) == 0
         review.prepare_prediction(session, prediction)  # its message came late
     assert count(system, ReviewItem.closed_at.is_(None)) == 0
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backtalk import leases, review
+from backtalk import doorbells, leases, review
 from backtalk.callers import Caller
 from backtalk.db import Database
 from backtalk.errors import EtagMissing, InvalidInput, ItemChanged, NotAllowed, UnknownLabel
@@ -346,8 +346,8 @@ def test_unprepared_statements_get_their_doorbell_rung_again(database: Database)
         feedback.record_correction(session, caller=APP, prediction_id=str(prediction.id), label="dog")
         session.query(Correction).update({"created_at": long_ago})
         session.query(OutboxEvent).update({"created_at": long_ago, "published_at": long_ago})
-        assert review.ring_unprepared(session) == 1
-        assert review.ring_unprepared(session) == 0  # it has just rung
+        assert doorbells.ring_unprepared(session) == 1
+        assert doorbells.ring_unprepared(session) == 0  # it has just rung
 
 
 def test_an_image_that_straddles_gets_no_sample(database: Database):

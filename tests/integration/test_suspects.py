@@ -127,6 +127,14 @@ def _learn(session, model, sample_ids):
     make.make_run(session, model, state=RunState.INCONCLUSIVE, snapshot_digest=digest, version=2)
 
 
+def test_where_the_weighing_process_fails_it_is_said_and_not_tried_again_at_once(system, taught, monkeypatch):
+    monkeypatch.setattr(suspects.sys, "executable", "/bin/false")
+    assert suspects.check_labels(system, taught.id) == 0
+    with system.db.reading() as session:
+        assert "ended with status 1" in session.scalars(select(LabelCheck.reason)).one()
+        assert suspects.list_due(session) == []
+
+
 def test_few_samples_are_not_weighed_and_it_is_said_why(system, tiny_folder):
     model = make_served_model(system, tiny_folder)
     assert suspects.check_labels(system, model.id) == 0

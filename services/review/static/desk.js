@@ -17,7 +17,7 @@ export class Desk {
     this.open = 0;
     this.view = makeId(); // leases are for this page as long as it is open
     this.past = new Past(`backtalk.past.${data.reviewer}.${data.model}`);
-    this.outbox = new Outbox(`backtalk.outbox.${data.reviewer}.${data.model}.`, (answers) => this.send(data.answers, { answers }), {
+    this.outbox = new Outbox(`backtalk.outbox.${data.reviewer}.${data.model}.`, (answers) => this.send(data.answers, { answers, queue: data.queue }), {
       settled: (answer, result) => this.#settle(answer, result),
       counted: (counts) => this.showCounts(counts),
       changed: () => this.#showSync(),

@@ -14,6 +14,7 @@ export class View {
   constructor(data, choose) {
     this.labels = data.labels;
     this.words = data.words;
+    this.queue = data.queue;
     this.choose = choose;
     this.main = find("main");
   }
@@ -98,8 +99,9 @@ export class View {
     find("stage").replaceChildren();
     const others = open > 0;
     find("empty").hidden = false;
-    find("empty-title").textContent = others ? this.words.othersTitle : this.words.emptyTitle;
-    find("empty-text").textContent = others ? fill(this.words.othersText, { open }) : this.words.emptyText;
+    const { words, queue } = this;
+    find("empty-title").textContent = others ? words.othersTitle : queue ? words.emptyQueueTitle : words.emptyTitle;
+    find("empty-text").textContent = others ? fill(words.othersText, { open }) : queue ? words.emptyQueueText : words.emptyText;
   }
 }
 
