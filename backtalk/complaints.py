@@ -42,7 +42,7 @@ def list_days(session: Session, model: Model, *, now: datetime | None = None, da
         "starts": starts,
         "ends": [last for _, last in counted],
     }
-    corrected = dict(session.execute(text(_CORRECTED), values).all())
+    corrected = {row.since: row.n for row in session.execute(text(_CORRECTED), values)}
     return [
         Day(start.date(), n, corrected.get(start, 0)) for start, (n, _) in zip(starts, counted, strict=True)
     ]
@@ -84,7 +84,7 @@ WITH said AS MATERIALIZED (
     FROM said JOIN predictions p ON p.id = said.prediction_id
     WHERE p.created_at >= CAST(:first AS timestamptz)
 )
-SELECT d.since, count(*)
+SELECT d.since, count(*) AS n
 FROM unnest(CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[])) AS d (since, last)
 JOIN corrected k ON k.since = d.since AND k.created_at <= d.last
 GROUP BY d.since

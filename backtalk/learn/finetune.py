@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from backtalk.errors import OutOfRoom, SnapshotUnusable, TrainingDiverged
+from backtalk.errors import OutOfRoom, TrainingDiverged
 from backtalk.failpoints import failpoint
 from backtalk.heads import Head
-from backtalk.learn.backbones import load_model, put_quantised, put_tuned, read_input_size
+from backtalk.learn.backbones import load_model, put_tuned
 from backtalk.learn.boards import Board
 from backtalk.learn.checkpoints import Arrays, Checkpoint, Checkpoints
 from backtalk.learn.feed import Feed, count_steps, plain_batches, share_memory
@@ -23,10 +23,11 @@ from backtalk.learn.flow import tf
 from backtalk.learn.head import fit_head
 from backtalk.learn.held_out import HeadData
 from backtalk.learn.learner import Learner, rate_at
-from backtalk.learn.lesson import Lesson, find_rows
+from backtalk.learn.lesson import Lesson, decode_pixels, find_rows
 from backtalk.learn.logistic import log_losses
 from backtalk.learn.memory import read_memory_mb
-from backtalk.learn.pixelmap import PixelMap, Pixels, map_pixels
+from backtalk.learn.pixelmap import Pixels
+from backtalk.learn.quantise import quantise
 
 FEWEST_VALIDATION = 20  # images; with fewer, nothing stops early
 
@@ -56,7 +57,7 @@ def tune(folder: Path, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str,
     """
     lesson = Lesson.read(folder)
     prepare_tensorflow(lesson)
-    work = _quantise if lesson.recipe.method == "quantise" else _tune
+    work = quantise if lesson.recipe.method == "quantise" else _tune
     try:
         return work(lesson, tell, is_stopping)
     except OSError as error:
@@ -69,34 +70,6 @@ def tune(folder: Path, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str,
 
 def _tune(lesson: Lesson, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     return _Tuning(lesson, tell, is_stopping).run()
-
-
-def _quantise(lesson: Lesson, tell: Tell, _is_stopping: Callable[[], bool]) -> dict[str, Any]:
-    """Minutes at most: an attempt that is killed begins anew."""
-    started = monotonic()
-    mapped = decode_pixels(lesson, read_input_size(lesson.start_backbone), tell)
-    images = mapped.open()[mapped.readable]
-    if not len(images):
-        raise SnapshotUnusable("No training image can be read, so no ranges can be measured for 8 bits.")
-    tell("quantise", 0.0)
-    prepared = put_quantised(lesson.store, lesson.start_backbone, list(images))
-    tell("quantise", 1.0)
-    facts = {"images": len(images), "seconds": round(monotonic() - started, 1)}
-    return {"backbone": asdict(prepared), "tuning": facts | {"memory_mb": read_memory_mb(peak=True)}}
-
-
-def decode_pixels(lesson: Lesson, size: int, tell: Tell) -> PixelMap:
-    """Every image of the lesson, once."""
-    tell("decode", 0.0)
-    return map_pixels(
-        lesson.work,
-        lesson.snapshot_digest,
-        size,
-        lesson.sources,
-        lesson.images,
-        threads=lesson.threads,
-        tell=lambda fraction: tell("decode", fraction),
-    )
 
 
 def prepare_tensorflow(lesson: Lesson) -> None:

@@ -1,6 +1,7 @@
 """What a full run learns from, as its parent wrote it down: `lesson.json` and `targets.npz`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from backtalk.errors import InvalidInput, SnapshotUnusable
 from backtalk.learn.feed import Rows
 from backtalk.learn.head import weigh_labels
-from backtalk.learn.pixelmap import Source
+from backtalk.learn.pixelmap import PixelMap, Source, map_pixels
 from backtalk.recipes import Recipe
 from backtalk.store import ImageStore
 
@@ -67,6 +68,20 @@ class Lesson:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{folder} holds no lesson that can be read: {error!r}") from None
+
+
+def decode_pixels(lesson: Lesson, size: int, tell: Callable[..., None]) -> PixelMap:
+    """Every image of the lesson, once, as the backbone takes it: `size` pixels a side."""
+    tell("decode", 0.0)
+    return map_pixels(
+        lesson.work,
+        lesson.snapshot_digest,
+        size,
+        lesson.sources,
+        lesson.images,
+        threads=lesson.threads,
+        tell=lambda fraction: tell("decode", fraction),
+    )
 
 
 Validation = tuple[NDArray[np.int64], NDArray[np.int32]]  # rows of the pixel map, labels

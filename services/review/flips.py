@@ -77,13 +77,13 @@ def describe_flips(
 ) -> list[Flip]:
     """`versions`: the one before and the one after. What cannot be known any more is None."""
     keys = [key for key in map(catalogue.parse_id, ids) if key is not None]
-    images = {row.id: row for row in session.scalars(select(Image).where(Image.id.in_(keys)))}
+    known = {row.id: row for row in session.scalars(select(Image).where(Image.id.in_(keys)))}
     labels = _find_labels(session, model, keys)
-    said = [_ask(session, system, version, list(images)) for version in versions]
+    said = [_ask(session, system, version, list(known)) for version in versions]
     flips = []
     for image_id in ids:
         key = catalogue.parse_id(image_id)
-        image = images.get(key) if key else None
+        image = known.get(key) if key else None
         before, after = (answers.get(key) if key else None for answers in said)
         flips.append(Flip(image_id, say_gone(image), labels.get(key) if key else None, before, after))
     return flips

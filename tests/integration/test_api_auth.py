@@ -49,6 +49,9 @@ CALLS = [
     ("DELETE", f"/v1/images/{NOBODY}", Scope.ADMIN),
     ("POST", "/v1/retractions", Scope.ADMIN),
     ("GET", "/v1/models/animals/reporters", Scope.REVIEW),
+    ("GET", "/v1/models/animals/accuracy", None),
+    ("GET", "/v1/models/animals/queues", Scope.REVIEW),
+    ("GET", "/v1/models/animals/reviewers", Scope.ADMIN),
 ]
 
 

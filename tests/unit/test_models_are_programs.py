@@ -34,6 +34,7 @@ KNOWN = {
         "backtalk/learn/pretrained.py",
         "model.load_weights",
     ): "arrays by name, from a file that the operator names",
+    ("backtalk/learn/backbones.py", "load_model"): "its own: code from the repository, arrays from the store",
     ("backtalk/learn/finetune.py", "load_model"): "our own: code from the repository, arrays from the store",
     (
         "backtalk/learn/verify.py",
@@ -109,7 +110,7 @@ def test_the_search_finds_what_it_is_for(tmp_path: Path, text: str) -> None:
 
 # --- what is handed in -------------------------------------------------------------------------------
 def test_no_call_and_no_page_takes_a_model() -> None:
-    """Files are taken by one operation alone, and are pictures; forms of pages are not multipart."""
+    """Files are taken by two operations alone, and are pictures; forms of pages are not multipart."""
     system = bootstrap.build(Settings(database_url="postgresql+psycopg://nobody@127.0.0.1:1/none"))
     app = create_app(system=system, live=LiveModels(system))
     taken: dict[str, set[str]] = {}
@@ -119,7 +120,11 @@ def test_no_call_and_no_page_takes_a_model() -> None:
                 taken.setdefault(kind, set()).add(path)
     assert taken.pop("application/json")
     pictures = {"image/jpeg", "image/png", "image/webp", "application/octet-stream", "multipart/form-data"}
-    assert taken == {kind: {"/v1/models/{model}:predict"} for kind in pictures}
+    assert taken.pop("multipart/form-data") == {
+        "/v1/models/{model}:predict",
+        "/v1/models/{model}/predictions",
+    }
+    assert taken == {kind: {"/v1/models/{model}:predict"} for kind in pictures - {"multipart/form-data"}}
     documented = {f"{rule.rule}" for rule in app.url_map.iter_rules() if rule.rule.startswith("/v1/")}
     assert len(documented) == len([path for path in app.api_doc["paths"] if path.startswith("/v1/")])  # type: ignore[attr-defined]
     for template in (ROOT / "services" / "review" / "templates").rglob("*.html"):
@@ -127,7 +132,8 @@ def test_no_call_and_no_page_takes_a_model() -> None:
         assert 'type="file"' not in said, template
         assert "multipart" not in said, template
     for source in (ROOT / "services").rglob("*.py"):
-        assert ("request.files" in source.read_text()) == (source.name == "predict.py"), source
+        takes_files = source.name in {"predict.py", "devices.py"}
+        assert ("request.files" in source.read_text()) == takes_files, source
     system.close()
 
 

@@ -10,7 +10,7 @@ from backtalk.recipes import Recipe, list_recipes, load_recipe
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["default", "quick", "surfaces"])
+@pytest.mark.parametrize("name", ["default", "int8", "phone", "quick", "surfaces"])
 def test_what_comes_with_backtalk_can_be_used(name: str) -> None:
     assert load_recipe(name, None).description
 
