@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sqlalchemy import func, select
 
+from backtalk.tables import Run
 from tests.faults.history import History
 from tests.faults.rig import Rig
 
@@ -60,6 +61,7 @@ def summarise(log: Log, rig: Rig) -> dict[str, Any]:
         "faults": dict(log.faults.most_common()),
         "revived": dict(log.revived.most_common()),
         "runs": _count_rows(rig, "Run", "state"),
+        "failed_runs": _find_reasons(rig),
         "changes": _count_rows(rig, "LedgerEntry", "action"),
         "quiet_points": len(log.checks),
         "held": sorted({n for found in log.checks for n in found} - set(broken), key=lambda n: int(n[1:])),
@@ -91,6 +93,12 @@ def _count_rows(rig: Rig, table: str, column: str) -> dict[str, int]:
         return {str(found): n for found, n in session.execute(select(value, func.count()).group_by(value))}
 
 
+def _find_reasons(rig: Rig) -> list[str]:
+    """Why runs failed: a fault may do that, and then it is said."""
+    with rig.system.db.reading() as session:
+        return [str(reason) for reason in session.scalars(select(Run.reason).where(Run.state == "failed"))]
+
+
 def show(console: Console, summary: dict[str, Any]) -> None:
     table = Table(title=f"soak, seed {summary['seed']}, {summary['seconds']:.0f} s", title_justify="left")
     table.add_column("what")
@@ -102,6 +110,8 @@ def show(console: Console, summary: dict[str, Any]) -> None:
         table.add_row(title, ", ".join(f"{what}: {n}" for what, n in summary[title].items()), style="bold")
     points = summary["quiet_points"]
     table.add_row("held", f"{' '.join(summary['held'])} at rest, {points} times", style="green")
+    for reason in summary["failed_runs"]:
+        table.add_row("failed run", reason)
     for name, said in summary["broken"].items():
         table.add_row(name, "\n".join(said[:5]), style="red")
     for said in summary["failures"][:5]:
