@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backtalk import __version__
+from backtalk.backbone_use import find_used
 from backtalk.backupfiles import IMAGES, TABLES, VERSIONS, Copier, Description
 from backtalk.champions import locate
 from backtalk.db import get_driver
@@ -24,7 +25,7 @@ from backtalk.errors import BackupInvalid, Conflict, ImageNotFound
 from backtalk.progress import Report
 from backtalk.removals import FILES
 from backtalk.system import System
-from backtalk.tables import Backbone, Image, Model, Version
+from backtalk.tables import Image, Model, Version
 
 _REPORT_EVERY = 50  # files
 
@@ -82,7 +83,7 @@ def _list_named(session: Session) -> _Named:
     return _Named(
         images=[key for key in session.scalars(keys) if key is not None],
         versions=list(session.scalars(select(Version).order_by(Version.id))),
-        backbones=list(session.scalars(select(Backbone.digest))),
+        backbones=sorted(find_used(session)),
         models=list(session.scalars(select(Model.name))),
     )
 

@@ -101,6 +101,7 @@ FAILPOINTS: Mapping[str, str] = MappingProxyType(
         "upkeep.before_rows": "old events, replicas and keys are about to be deleted",
         "upkeep.before_prune": "a version's files are about to be removed",
         "upkeep.after_prune": "they are removed; its row does not say so yet",
+        "upkeep.before_prune_backbone": "a backbone that no version needs is about to be removed",
         "store.before_remove": "a folder is about to be moved out of sight",
         "store.after_aside": "it is out of sight, and still there",
         "upkeep.before_leftovers": "what broken-off work left is about to be removed",

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from backtalk import neighbours, removals, retention
+from backtalk.backbone_use import prune_unused
 from backtalk.boards import prune_boards
 from backtalk.champions import rewrite_models_config
 from backtalk.db import try_share
@@ -101,6 +102,7 @@ def sweep(system: System) -> None:
     for model_id in model_ids:
         prune_versions(system, model_id)
     _remove_leftovers(system, known, active)
+    prune_unused(system, older_than_s=LEFTOVER_AFTER_S)
     removals.remove_pending(system)
     prune_boards(system)
     if _named_live(system) != live:
