@@ -42,7 +42,7 @@ def list_days(session: Session, model: Model, *, now: datetime | None = None, da
         "starts": starts,
         "ends": [last for _, last in counted],
     }
-    corrected = dict(session.execute(text(_CORRECTED), values).all())
+    corrected: dict[datetime, int] = dict(session.execute(text(_CORRECTED), values).all())
     return [
         Day(start.date(), n, corrected.get(start, 0)) for start, (n, _) in zip(starts, counted, strict=True)
     ]
