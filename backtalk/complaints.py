@@ -60,6 +60,7 @@ def _count_predictions(
         first_ones = (
             select(Prediction.created_at)
             .where(Prediction.model_id == model.id, Prediction.created_at >= start)
+            .where(Prediction.key_id.is_not(None))  # nobody asked for those behind gold items
             .where(Prediction.created_at < start + timedelta(days=1))
             .order_by(Prediction.created_at)
             .limit(MOST_A_DAY)
