@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from backtalk import catalogue, promotion, triggers
 from backtalk.errors import InvalidInput, NothingToRollBack
+from backtalk.interventions import Asked
 from backtalk.ledger import find_previous_champion
 from backtalk.states import RunKind, Scope
 from backtalk.tables import Model
@@ -99,8 +100,10 @@ def ask_promote(model_name: str, number: int) -> ResponseReturnValue:
 @blueprint.post("/models/<model_name>/versions/<int:number>/promote")
 @needs(Scope.PROMOTE)
 def promote(model_name: str, number: int) -> ResponseReturnValue:
-    promotion.promote_version(get_backend().system, model_name=model_name, number=number, caller=g.caller)
-    return done(model_name, "promote")
+    made = promotion.promote_version(
+        get_backend().system, model_name=model_name, number=number, caller=g.caller
+    )
+    return done(model_name, "promote-asked" if isinstance(made, Asked) else "promote")
 
 
 @blueprint.get("/models/<model_name>/roll-back")
