@@ -32,6 +32,6 @@ def build(settings: Settings, *, outage: Outage | None = None, **engine_options:
         settings=settings,
         db=Database(make_engine(settings.database_url, **engine_options), outage),
         images=ImageStore(settings.images_path),
-        versions=VersionStore(settings.store_path, settings.serving_prefix),
+        versions=VersionStore(settings.store_path, settings.serving_prefix, readonly=settings.store_readonly),
         turns=Turns(settings.large_images_at_once),
     )

@@ -167,7 +167,12 @@ def log_change(session: Session, model_name: str, number: int, change: Change) -
 
 
 def rewrite_models_config(system: System) -> None:
-    """Name every model's live version to TensorFlow Serving, as of now: one writer at a time."""
+    """Name every model's live version to TensorFlow Serving, as of now: one writer at a time.
+
+    Nothing happens where the store cannot be written; then upkeep does it, after each change.
+    """
+    if not system.versions.may_write():
+        return
     with system.db.transaction() as session:
         lock_model(session, 0, "models.config")
         rows = session.execute(select(Model.name, Model.live_version).where(Model.live_version.is_not(None)))

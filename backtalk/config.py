@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(None, description="redis://…; embedded Redis if unset.")
     store: Path | None = Field(None, description="Versions and backbones; $BACKTALK_HOME/models_store.")
+    store_readonly: bool = Field(
+        False, description="This process never writes the store; a worker publishes what it promotes."
+    )
     images: Path | None = Field(None, description="Images as they came; $BACKTALK_HOME/images.")
     recipes: Path | None = Field(None, description="Recipes of one's own; they come before ours.")
     serving_prefix: str = Field(

@@ -96,6 +96,13 @@ class RunEnded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromotionAsked(Event):
+    """A person wants a version live, where the process that heard it may not publish it."""
+
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class VersionPromoted(Event):
     version: int
 

@@ -16,7 +16,7 @@ from backtalk.evidence import Contest, gather_evidence, get_contest
 from backtalk.failpoints import around_commit, failpoint
 from backtalk.gate import Judgement, judge
 from backtalk.heartbeats import beating
-from backtalk.interventions import Changed
+from backtalk.interventions import Asked, Changed
 from backtalk.outbox import emit
 from backtalk.policy import Policy
 from backtalk.recipes import read_recipe
@@ -240,9 +240,28 @@ def _lose(session: Session, claim: Claim, model_id: int) -> None:
     emit(session, ChampionChanged(model_id=model_id, run_id=str(claim.run_id)))
 
 
+def promote_asked(system: System, model_id: int | None = None) -> None:
+    """Publish and promote what persons asked for where they may not write the store."""
+    with system.db.reading() as session:
+        asked = interventions.list_asked(session, model_id)
+    for model, version in asked:
+        try:
+            path = champions.publish(system, model, version)
+        except ArtefactInvalid as error:
+            log.warning("%s: version %d: %s", model.name, version.number, error.message)
+            path = None
+        with system.db.transaction() as session:
+            done = interventions.settle_wish(session, model.name, version.id, path)
+            now_at = session.get_one(Version, version.id).path
+        if path is not None and not done and now_at != path:
+            champions.unpublish(system, version, path)
+    if asked:
+        champions.rewrite_models_config(system)
+
+
 def promote_version(
     system: System, *, model_name: str, number: int, caller: Caller, seen: int | None = None
-) -> Changed:
+) -> Changed | Asked:
     """`interventions.promote_version` in a transaction of its own, and models.config after it."""
     with system.db.transaction() as session:
         changed = interventions.promote_version(

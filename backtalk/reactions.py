@@ -17,6 +17,7 @@ REACTIONS: dict[type[events.Event], str] = {
     events.CandidateTrained: "promotion.judge",
     events.ChampionChanged: "promotion.judge",
     events.CandidatePassed: "promotion.promote",
+    events.PromotionAsked: "promotion.promote_asked",
     events.VersionPromoted: "upkeep.prune_versions",
     events.VersionRolledBack: "upkeep.prune_versions",
 }
@@ -28,5 +29,6 @@ ARGUMENTS: dict[str, str] = {
     "training.train": "run_id",
     "promotion.judge": "run_id",
     "promotion.promote": "run_id",
+    "promotion.promote_asked": "model_id",
     "upkeep.prune_versions": "model_id",
 }

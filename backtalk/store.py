@@ -3,6 +3,7 @@
 Every name that others may see appears whole or not at all: written aside, synced, then renamed.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -46,9 +47,24 @@ class VersionStore:
     `serving_prefix` is where TensorFlow Serving sees this store: `base_path` is `<prefix>/<model>`.
     """
 
-    def __init__(self, root: Path, serving_prefix: str = "/models") -> None:
+    def __init__(self, root: Path, serving_prefix: str = "/models", *, readonly: bool = False) -> None:
         self.root = root
         self.serving_prefix = serving_prefix.rstrip("/")
+        self.readonly = readonly
+
+    def may_write(self, model: str | None = None) -> bool:
+        """Whether this process publishes versions (of `model`) itself: it is not told not to, and could."""
+        return not self.readonly and self.could_write(model)
+
+    def could_write(self, model: str | None = None) -> bool:
+        """Whether the folders let it, those that are there."""
+        folders = [self.root]
+        if model is not None:
+            folders += [self.root / check_model_name(model), self.root / model / ".candidates"]
+        return all(os.access(folder, os.W_OK) for folder in folders if folder.exists())
+
+    def is_published(self, model: str, number: int) -> bool:
+        return self.resolve(f"{check_model_name(model)}/{int(number)}").is_dir()
 
     @property
     def models_config_path(self) -> Path:
@@ -100,7 +116,8 @@ class VersionStore:
             if source.parent.is_dir():
                 sync_folder(source.parent)
         check_sums_digest(target, artefact_digest)
-        sync_folder(target.parent)
+        if self.may_write(model):
+            sync_folder(target.parent)
         failpoint("store.published")
         return target_name
 

@@ -109,6 +109,9 @@ class Version(Base):
     metrics: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     anchored_at: Mapped[datetime | None]  # set when it became an anchor; cleared by a person's rollback
     pruned_at: Mapped[datetime | None]  # its SavedModel is gone; `head.npz` may still be there
+    asked_by: Mapped[str | None]  # who asked for its promotion where the store cannot be written
+    asked_generation: Mapped[int | None]  # as it was then: a later champion is not overruled
+    asked_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _now()
     __table_args__ = (
         UniqueConstraint("model_id", "number"),

@@ -91,11 +91,6 @@ def sweep(system: System) -> None:
         session.execute(text("DELETE FROM replicas WHERE seen_at < now() - interval '1 hour'"))
         session.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
         session.execute(text("DELETE FROM sign_in_attempts WHERE at < now() - interval '1 day'"))
-        live = dict(
-            session.execute(
-                select(Model.name, Model.live_version).where(Model.live_version.is_not(None))
-            ).all()
-        )
         known = set(session.scalars(select(Version.path)))
         active = {str(i) for i in session.scalars(select(Run.id).where(Run.state.in_(ACTIVE_RUN_STATES)))}
         model_ids = list(session.scalars(select(Model.id)))
@@ -105,8 +100,16 @@ def sweep(system: System) -> None:
     prune_unused(system, older_than_s=LEFTOVER_AFTER_S)
     removals.remove_pending(system)
     prune_boards(system)
+    mend_models_config(system)
+
+
+def mend_models_config(system: System) -> None:
+    """Where a promotion broke off between its commit and this file, or its process may not write it."""
+    with system.db.reading() as session:
+        rows = session.execute(select(Model.name, Model.live_version).where(Model.live_version.is_not(None)))
+        live = dict(rows.all())
     if _named_live(system) != live:
-        rewrite_models_config(system)  # a promotion broke off between its commit and this file
+        rewrite_models_config(system)
 
 
 def _named_live(system: System) -> dict[str, int] | None:

@@ -1,11 +1,14 @@
 """The app that gunicorn serves: API and pages over one backend. `gunicorn "services.wsgi:create_app()"`."""
 
+import logging
+
 from flask import Flask
 
 from backtalk import bootstrap
 from backtalk.config import Settings
 from backtalk.outage import Outage
 from backtalk.serving import LiveModels
+from backtalk.store import VersionStore
 from backtalk.system import System
 from services.api.app import make_app
 from services.backend import Backend
@@ -18,6 +21,9 @@ ANSWER_TIMEOUT_S = 2.5
 STATEMENT_TIMEOUT_S = 2.0
 LOCK_TIMEOUT_S = 1.5
 POOL_WAIT_S = 0.5
+
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(*, system: System | None = None, live: LiveModels | None = None) -> Flask:
@@ -48,9 +54,21 @@ def create_app(*, system: System | None = None, live: LiveModels | None = None) 
         live = LiveModels(system)
         if own:
             live.start()
+    _say_who_writes(system.versions)
     app = make_app(Backend(system, live))
     app.register_blueprint(pages)
     networks = system.settings.trusted_networks
     if networks:
         app.wsgi_app = TrustedProxies(app.wsgi_app, networks)  # type: ignore[method-assign]
     return app
+
+
+def _say_who_writes(versions: VersionStore) -> None:
+    if versions.readonly and versions.could_write():
+        _log.warning(
+            "BACKTALK_STORE_READONLY is set, and yet this process could write %s: mount it read-only, or run "
+            "the API as another user (docs/security.md)",
+            versions.root,
+        )
+    elif not versions.may_write():
+        _log.info("the store is read-only here: a worker publishes what is promoted by hand")

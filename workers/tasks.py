@@ -62,8 +62,14 @@ def promote(run_id: str) -> None:
     promotion.promote_run(get_system(), run_id)
 
 
+@shared_task(name="promotion.promote_asked", **EVENT)
+def promote_asked(model_id: int) -> None:
+    promotion.promote_asked(get_system(), model_id)
+
+
 @shared_task(name="upkeep.prune_versions", **EVENT)
 def prune_versions(model_id: int) -> None:
+    upkeep.mend_models_config(get_system())
     upkeep.prune_versions(get_system(), model_id)
 
 
@@ -73,6 +79,7 @@ def ring_again() -> None:
     with system.db.transaction() as session:
         doorbells.ring_unprepared(session)
         sweeper.sweep_runs(session, system.settings)
+    promotion.promote_asked(system)
 
 
 @shared_task(name="upkeep.retain_images", **TICK)

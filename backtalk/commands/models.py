@@ -144,9 +144,13 @@ def train(name: str, kind: str, recipe: str | None, home: Path | None) -> None:
 def promote(name: str, number: int, home: Path | None) -> None:
     """Make a version live."""
     from backtalk import promotion
+    from backtalk.interventions import Asked
 
     with open_system(home, "promote") as system:
         changed = promotion.promote_version(system, model_name=name, number=number, caller=CLI)
+        if isinstance(changed, Asked):
+            click.echo(f"A worker is asked to make version {number} live: this user may not write the store.")
+            return
         _tell_change(changed)
         report_replicas(system, name, changed.generation)
 

@@ -41,6 +41,7 @@ class Served(Answer):
 class Ready(Answer):
     status: Literal["ready"] = "ready"
     models: list[Served]
+    store: Literal["writable", "read-only"] = Field(description="For this process.")
     degraded: list[str] = Field(description="What is not as it should be, though answers are given.")
 
 
@@ -75,7 +76,11 @@ def check_ready() -> Response:
         degraded.append(f"the disk of {full.name} is nearly full: no more pictures are taken in")
     if failed:
         return make_problem(503, "not-ready", "; ".join(failed), {"failed": failed, "degraded": degraded})
-    return answer(Ready(models=[Served.model_validate(state) for state in states], degraded=degraded))
+    store: Literal["writable", "read-only"] = (
+        "writable" if get_backend().system.versions.may_write() else "read-only"
+    )
+    served = [Served.model_validate(state) for state in states]
+    return answer(Ready(models=served, store=store, degraded=degraded))
 
 
 def _check_database() -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue, champions, interventions, lineage
-from backtalk.interventions import Changed
+from backtalk.interventions import Asked, Changed
 from backtalk.states import Scope, VersionState
 from backtalk.system import System
 from services.api.auth import require
@@ -56,8 +56,19 @@ class VersionShape(Answer):
     withdrawn: Withdrawal | None = Field(
         description="What it learned and was withdrawn since, if anything was."
     )
+    asked_at: datetime | None = Field(description="When its promotion was asked for that a worker is to do.")
     pruned_at: datetime | None = Field(description="When its SavedModel was removed to save room.")
     created_at: datetime
+
+
+class Waiting(Answer):
+    """This process may not write the store: a worker is about to make the version live, unless the generation
+    changes before. `asked_at` of the version is null again when that is settled, and `state` says how.
+    """
+
+    model: str
+    version: int
+    generation: int
 
 
 class Change(Answer):
@@ -90,6 +101,7 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
             metrics=row.metrics,
             anchored_at=row.anchored_at,
             withdrawn=Withdrawal.model_validate(tainted[row.number]) if row.number in tainted else None,
+            asked_at=row.asked_at,
             pruned_at=row.pruned_at,
             created_at=row.created_at,
         )
@@ -101,14 +113,14 @@ def list_versions(path: ModelPath, query: PageQuery) -> Response:
 @blueprint.post(
     "/models/<name:model>/versions/<int:number>:promote",
     summary="Make a version live",
-    responses={200: Change, **problems(404, 409)},
+    responses={200: Change, 202: Waiting, **problems(404, 409)},
 )
 @require(Scope.PROMOTE)
 def promote_version(path: VersionPath, header: IdempotencyHeader) -> Response:
     """Takes any version whose artefact verifies, unless the gate rejected it."""
     system = get_backend().system
 
-    def promote(session: Session) -> Changed:
+    def promote(session: Session) -> Changed | Asked:
         return interventions.promote_version(
             session, system, model_name=path.model, number=path.number, caller=g.caller
         )
@@ -135,11 +147,13 @@ def rollback_model(path: ModelPath, header: IdempotencyHeader) -> Response:
     return _change_once(system, header.idempotency_key, roll_back)
 
 
-def _change_once(system: System, key: str | None, change: Callable[[Session], Changed]) -> Response:
+def _change_once(system: System, key: str | None, change: Callable[[Session], Changed | Asked]) -> Response:
     with system.db.transaction() as session:
 
         def act() -> Outcome:
             made = change(session)
+            if isinstance(made, Asked):
+                return Outcome(202, Waiting.model_validate(made), made.generation)
             return Outcome(200, Change.model_validate(made), made.generation)
 
         response = answer_once(session, g.caller, key, (), act)

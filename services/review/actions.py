@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from backtalk import catalogue, lineage, promotion, triggers
 from backtalk.db import new_id, parse_id
 from backtalk.errors import Conflict, InvalidInput, NothingToRollBack
+from backtalk.interventions import Asked, Changed
 from backtalk.ledger import find_previous_champion
 from backtalk.recipes import list_recipes
 from backtalk.states import RunKind, Scope, Split
@@ -124,17 +125,21 @@ def say_hold(model: Model) -> str:
 @blueprint.post("/models/<model_name>/versions/<int:number>/promote")
 @needs(Scope.PROMOTE)
 def promote(model_name: str, number: int) -> ResponseReturnValue:
-    def change(seen: int) -> None:
-        promotion.promote_version(
+    def change(seen: int) -> Changed | Asked:
+        return promotion.promote_version(
             get_backend().system, model_name=model_name, number=number, caller=g.caller, seen=seen
         )
 
-    change_once(model_name, "promote", number, change)
-    return done(model_name, "promote")
+    made = change_once(model_name, "promote", number, change)
+    return done(model_name, "promote-asked" if isinstance(made, Asked) else "promote")
 
 
-def change_once(model_name: str, action: str, number: int | None, change: Callable[[int], None]) -> None:
+def change_once(
+    model_name: str, action: str, number: int | None, change: Callable[[int], Changed | Asked]
+) -> Changed | Asked | None:
     """Change the champion that the form was made about. A second click, or a reload, does nothing more.
+
+    None where this very form did it before.
 
     Raises:
         Conflict: the champion changed meanwhile, and not by this very form.
@@ -144,12 +149,13 @@ def change_once(model_name: str, action: str, number: int | None, change: Callab
         raise InvalidInput("The form was not whole. Load the page again.")
     seen = int(text)
     if was_done(model_name, seen, action, number):
-        return
+        return None
     try:
-        change(seen)
+        return change(seen)
     except Conflict:
         if not was_done(model_name, seen, action, number):
             raise
+        return None
 
 
 def was_done(model_name: str, seen: int, action: str, number: int | None) -> bool:
@@ -194,8 +200,10 @@ def ask_rollback(model_name: str) -> ResponseReturnValue:
 @blueprint.post("/models/<model_name>/roll-back")
 @needs(Scope.PROMOTE)
 def roll_back(model_name: str) -> ResponseReturnValue:
-    def change(seen: int) -> None:
-        promotion.rollback_model(get_backend().system, model_name=model_name, caller=g.caller, seen=seen)
+    def change(seen: int) -> Changed:
+        return promotion.rollback_model(
+            get_backend().system, model_name=model_name, caller=g.caller, seen=seen
+        )
 
     change_once(model_name, "rollback", None, change)
     return done(model_name, "rollback")

@@ -42,6 +42,7 @@ STATUS_TITLES = {
 DONE = {
     "run": "The run is queued; it begins in a moment.",
     "promote": "The version is live. Every process serves it within two seconds.",
+    "promote-asked": "A worker is asked to make the version live; that takes a few seconds.",
     "rollback": "Rolled back, and on hold: nothing goes live by itself until the hold is lifted.",
     "hold": "The hold is lifted. What waits is considered now.",
     "policy": "The policy is saved.",

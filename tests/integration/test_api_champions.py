@@ -1,5 +1,10 @@
-"""Promotion and rollback over HTTP, by a person: done once for one Idempotency-Key, whatever is repeated."""
+"""Promotion and rollback over HTTP, by a person: once for one key, also where the store cannot be written."""
 
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,9 +12,11 @@ import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from backtalk import failpoints
-from backtalk.tables import IdempotencyKey, LedgerEntry, Model
-from tests.clients import Api, assert_problem
+from backtalk import bootstrap, failpoints, promotion, upkeep
+from backtalk.config import Settings
+from backtalk.system import System
+from backtalk.tables import IdempotencyKey, LedgerEntry, Model, Version
+from tests.clients import Api, assert_problem, make_api
 from tests.served import make_served_model
 
 ROLLBACK = "/v1/models/animals:rollback"
@@ -81,3 +88,144 @@ def test_a_promotion_that_broke_off_before_its_commit_leaves_neither_key_nor_cha
     assert promote(served, 4, headers=KEYED).json["version"] == 4
     with served.system.db.reading() as session:
         assert session.scalars(select(Model)).one().live_version == 4
+
+
+# --- a store that the API may not write ------------------------------------------------------------
+CANDIDATE = "animals/.candidates/01890000-0000-7000-8000-000000000004-1"
+
+
+def unpublish(system: System, number: int) -> None:
+    """As a run leaves its version: without an integer name."""
+    with system.db.transaction() as session:
+        version = session.scalars(select(Version).where(Version.number == number)).one()
+        target = system.versions.resolve(CANDIDATE)
+        target.parent.mkdir(exist_ok=True)
+        system.versions.resolve(version.path).rename(target)
+        version.path = CANDIDATE
+
+
+@pytest.fixture
+def reading(served: Api, settings: Settings) -> Iterator[Api]:
+    """The same rows and files, seen by an API that is told never to write the store; version 4 is new."""
+    unpublish(served.system, 4)
+    system = bootstrap.build(settings.model_copy(update={"store_readonly": True}), pool_size=5)
+    yield make_api(system)
+    system.close()
+
+
+def asked_at(api: Api, number: int) -> str | None:
+    items = api.get("/v1/models/animals/versions").json["items"]
+    return next(item["asked_at"] for item in items if item["number"] == number)  # type: ignore[no-any-return]
+
+
+def test_without_the_right_to_write_a_worker_publishes_what_is_promoted(served: Api, reading: Api) -> None:
+    config = served.system.versions.models_config_path
+    before = config.read_bytes()
+    answers = [promote(reading, 4, headers=KEYED) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].json == answers[1].json == {"model": "animals", "version": 4, "generation": 3}
+    assert asked_at(reading, 4) is not None
+    assert history(served) == [2, 3]
+    assert served.system.versions.resolve(CANDIDATE).is_dir()
+
+    promotion.promote_asked(served.system)
+    promotion.promote_asked(served.system)  # rung for twice
+    assert history(served) == [2, 3, 4]
+    assert served.system.versions.resolve("animals/4").is_dir()
+    assert asked_at(reading, 4) is None
+    with served.system.db.reading() as session:
+        last = session.scalars(select(LedgerEntry).order_by(LedgerEntry.seq.desc())).first()
+        assert last is not None
+        assert last.actor == f"key:{reading.token.split('_')[1]}"  # in the name of who asked
+    written = config.read_bytes()
+    assert written != before
+
+    assert reading.post(ROLLBACK).json["version"] == 3  # published long ago: at once
+    assert promote(reading, 4).status_code == 200  # so is this one now
+    assert reading.post(ROLLBACK).json["version"] == 3
+    assert config.read_bytes() == written  # not by this API
+    upkeep.mend_models_config(served.system)
+    assert served.system.versions.read_models_config() == {"animals": 3}
+
+
+def test_a_wish_is_dropped_where_the_champion_changed_or_the_files_did(served: Api, reading: Api) -> None:
+    assert promote(reading, 4).status_code == 202
+    assert served.post(ROLLBACK).status_code == 200
+    promotion.promote_asked(served.system)
+    assert history(served) == [2, 3, 2]
+    assert asked_at(reading, 4) is None
+    assert served.system.versions.resolve(CANDIDATE).is_dir()  # without an integer name again
+
+    assert promote(reading, 4).status_code == 202
+    head = served.system.versions.resolve(CANDIDATE) / "head.npz"
+    head.write_bytes(head.read_bytes()[:-1])
+    promotion.promote_asked(served.system)
+    assert (history(served), asked_at(reading, 4)) == ([2, 3, 2], None)
+    assert_problem(promote(reading, 4), 409, "artefact-invalid")
+
+
+def test_readyz_says_who_writes(served: Api, reading: Api, caplog: pytest.LogCaptureFixture) -> None:
+    assert served.get("/readyz").json["store"] == "writable"
+    assert reading.get("/readyz").json["store"] == "read-only"
+    make_api(reading.system)
+    assert "could write" in caplog.text  # told not to, and not kept from it
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_as_a_user_who_may_not_write_the_api_finds_out_by_itself(api: Api, tiny_folder: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="bt-store-"))
+    try:
+        folder.chmod(0o755)
+        settings = api.system.settings.model_copy(update={"store": folder / "store"})
+        system = bootstrap.build(settings, pool_size=5)
+        make_served_model(system, tiny_folder, versions=4)
+        unpublish(system, 4)
+        found = call_as_nobody(make_api(system))
+        assert found["may_write"] is False
+        assert found["promoted"] == [202, 200, 200]
+        assert "PermissionError" in found["write"]
+        promotion.promote_asked(system)
+        assert history(api) == [2, 1]  # the wish was of another generation
+        system.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+def call_as_nobody(api: Api) -> dict[str, object]:
+    """In a child of this process: nobody may not even read the interpreter, so all is imported before."""
+    assert promote(api, 99).status_code == 404
+    assert api.get("/readyz").json["store"] == "writable"
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            api.system.db.engine.dispose(close=False)  # the parent's connections stay the parent's
+            assert api.get("/v1/models").status_code == 200  # nobody may not reach Postgres' socket either
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(write_end, json.dumps(_call(api)).encode())
+        except BaseException as error:  # noqa: BLE001  # said by the parent
+            os.write(write_end, json.dumps({"failed": repr(error)}).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as said:
+        found: dict[str, object] = json.loads(said.read())
+    os.waitpid(child, 0)
+    assert "failed" not in found, found
+    return found
+
+
+def _call(api: Api) -> dict[str, object]:
+    try:
+        (api.system.versions.root / "animals" / "7").mkdir()
+        write = "done"
+    except OSError as error:
+        write = repr(error)
+    answers = [promote(api, 4), promote(api, 2), api.post(ROLLBACK)]
+    return {
+        "write": write,
+        "may_write": api.system.versions.may_write("animals"),
+        "promoted": [answer.status_code for answer in answers],
+    }

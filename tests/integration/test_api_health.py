@@ -29,7 +29,12 @@ def test_livez_touches_nothing_and_asks_for_no_key(api: Api) -> None:
 def test_readyz_is_200_with_no_model_at_all(api: Api) -> None:
     response = api.client.get("/readyz")
     assert response.status_code == 200
-    assert response.get_json() == {"status": "ready", "models": [], "degraded": []}
+    assert response.get_json() == {
+        "status": "ready",
+        "models": [],
+        "store": "writable",
+        "degraded": [],
+    }
 
 
 def test_a_model_that_never_had_a_version_does_not_count(api: Api, database: Database) -> None:
