@@ -1,6 +1,17 @@
 """The reviewer's pages: rendered here, nothing loaded from elsewhere."""
 
-from services.review import account, actions, answers, evidence, grid, policy_form, queue, sessions
+from services.review import (
+    account,
+    actions,
+    answers,
+    evidence,
+    grid,
+    keys,
+    people,
+    policy_form,
+    queue,
+    sessions,
+)
 from services.review.site import blueprint
 
 __all__ = [
@@ -10,6 +21,8 @@ __all__ = [
     "blueprint",
     "evidence",
     "grid",
+    "keys",
+    "people",
     "policy_form",
     "queue",
     "sessions",

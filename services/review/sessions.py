@@ -21,6 +21,8 @@ P = ParamSpec("P")
 
 #: What may be asked for without a session.
 OPEN_ENDPOINTS = {"pages.send_asset", "pages.show_sign_in", "pages.sign_in"}
+#: What somebody may ask for who may do nothing: everybody has a scope but for a password that was given.
+WITHOUT_SCOPES = {"pages.show_account", "pages.change_password", "pages.sign_out"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -45,14 +47,23 @@ def open_session() -> ResponseReturnValue | None:
         with get_backend().system.db.transaction() as session:
             found = identity.find_session(session, token)
         if found:
-            g.caller, g.csrf_token = found[0], found[1].csrf_token
+            g.caller, g.csrf_token, g.proved_at = found[0], found[1].csrf_token, found[1].created_at
     if request.endpoint in OPEN_ENDPOINTS:
         return None
     if "caller" not in g:
         return ask_to_sign_in()
     if request.method not in SAFE_METHODS:
         check_csrf()
-    return None
+    return None if g.caller.scopes else lead_to_new_password()
+
+
+def lead_to_new_password() -> ResponseReturnValue | None:
+    """Who has signed in with a password that an admin gave may do nothing before choosing another one."""
+    if request.endpoint in WITHOUT_SCOPES:
+        return None
+    if wants_json() or request.method not in SAFE_METHODS:
+        raise NotAllowed("Choose a password of your own first, on the page of your account.")
+    return redirect(url_for("pages.show_account"), code=303)
 
 
 def refuse_other_sites() -> None:

@@ -15,6 +15,7 @@ from flask import (
     send_from_directory,
     url_for,
 )
+from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 from backtalk import errors
 from backtalk.states import Scope
 from services.review import words
+from services.review.language import find_message, find_plural
 
 STATIC = Path(__file__).parent / "static"
 
@@ -45,6 +47,14 @@ STATUSES: tuple[tuple[type[errors.BacktalkError], int], ...] = (
 )
 
 blueprint = Blueprint("pages", __name__, template_folder="templates")
+
+
+@blueprint.record_once
+def teach_languages(state: BlueprintSetupState) -> None:
+    """`{% trans %}` and `_()` in templates; both fill in `%(name)s`, escaped."""
+    env = state.app.jinja_env
+    env.add_extension("jinja2.ext.i18n")
+    env.install_gettext_callables(find_message, find_plural, newstyle=True)  # type: ignore[attr-defined]
 
 
 @cache

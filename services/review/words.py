@@ -1,14 +1,17 @@
 """What the pages say: states, times, triggers and the ledger in plain words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 from backtalk.callers import Caller
+from backtalk.identity import KeyStatus, Person
 from backtalk.lineage import Taint
 from backtalk.promotion import PROMOTABLE
 from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
+from services.review.language import mark
+from services.review.language import translate as _
 from services.review.queries import Ruling
 
 ACTIVE = ACTIVE_RUN_STATES
@@ -21,6 +24,13 @@ TABS = (
     ("pages.show_triggers", "Triggers"),
     ("pages.show_ledger", "Ledger"),
     ("pages.show_policy", "Policy"),
+)
+
+#: For admins, where no model is open.
+SITE_TABS = (
+    ("pages.show_home", mark("Models")),
+    ("pages.show_people", mark("People")),
+    ("pages.show_keys", mark("Keys")),
 )
 
 REVIEW_TABS = {"pages.show_queue", "pages.show_grid"}  # for reviewers alone
@@ -44,6 +54,10 @@ DONE = {
     "hold": "The hold is lifted. What waits is considered now.",
     "policy": "The policy is saved.",
     "password": "The password is changed. You are signed out everywhere else.",
+    "roles": "Saved. It holds from their next click on.",
+    "disabled": "They are signed out and can sign in no more.",
+    "enabled": "They can sign in again.",
+    "revoked": "The key is revoked. It is refused within five seconds.",
 }
 
 
@@ -55,6 +69,9 @@ class Said:
     icon: str
     text: str
     meaning: str = ""
+
+    def translated(self) -> "Said":
+        return replace(self, text=_(self.text), meaning=_(self.meaning))
 
 
 _RUN_STATES = {
@@ -86,6 +103,26 @@ def run_state(state: str) -> Said:
 
 def version_state(state: str) -> Said:
     return _VERSION_STATES[VersionState(state)]
+
+
+_KEY_STATES = {
+    "live": Said("good", "live", mark("live")),
+    "rotating": Said("accent", "past", mark("two secrets")),
+    "expired": Said("warn", "wait", mark("expired")),
+    "revoked": Said("", "reject", mark("revoked")),
+}
+
+
+def key_state(key: KeyStatus) -> Said:
+    return _KEY_STATES[key.state].translated()
+
+
+def person_state(person: Person) -> Said:
+    if person.disabled_at is not None:
+        return Said("", "reject", _("disabled"))
+    if person.password_given_at is not None:
+        return Said("warn", "wait", _("has a given password"))
+    return Said("good", "approve", _("active"))
 
 
 def may_promote(version: Version) -> bool:
