@@ -48,6 +48,7 @@ REVIEW_VIEW = SENDING | {
     "reportedBy": "Reported by {reporter}",
     "lookTwice": "Look twice. {mark}",
     "approve": "Approve “{label}”",
+    "swipe": {"approve": "Approve", "reject": "Reject", "skip": "Skip"},
     "pictureAlt": "The picture to review",
     "pictureGone": "The picture is gone: deleted, or not kept. Reject it: nothing is learned from it then.",
     "reportArrived": "A report about this picture has just come in.",
