@@ -11,7 +11,9 @@ from backtalk.ledger import find_previous_champion
 from backtalk.states import RunKind, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
-from services.review import queries
+from services.review import queries, words
+from services.review.language import mark
+from services.review.language import translate as _
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -33,24 +35,27 @@ def ask_run(model_name: str) -> ResponseReturnValue:
         counts = catalogue.count_all(session, model)
     learned = counts.samples.get("train", 0)
     after = (
-        "The model is on hold: if the candidate passes, it waits for a person."
+        _("The model is on hold: if the candidate passes, it waits for a person.")
         if model.hold
-        else "If it passes the gate it goes live by itself; otherwise the champion stays."
+        else _("If it passes the gate it goes live by itself; otherwise the champion stays.")
     )
     will = [
-        f"A candidate is trained on all {learned} training samples.",
-        f"{counts.decided_new} statements were decided since the last verdict.",
-        f"It is judged against version {model.live_version}, on pictures that nothing is trained on.",
+        _("A candidate is trained on all %(n)s training samples.", n=learned),
+        _("%(n)s statements were decided since the last verdict.", n=counts.decided_new),
+        _(
+            "It is judged against version %(n)s, on pictures that nothing is trained on.",
+            n=model.live_version,
+        ),
         after,
-        "Requests are answered all the while.",
+        _("Requests are answered all the while."),
     ]
     return ask(
         model,
-        "Train a candidate now?",
+        _("Train a candidate now?"),
         will,
         action=url_for("pages.request_run", model_name=model.name),
         fields={"kind": RunKind.HEAD},
-        button="Run now",
+        button=_("Run now"),
         icon_name="run",
         style="main",
     )
@@ -61,7 +66,7 @@ def ask_run(model_name: str) -> ResponseReturnValue:
 def request_run(model_name: str) -> ResponseReturnValue:
     kind = request.form.get("kind", "")
     if kind not in set(RunKind):
-        raise InvalidInput(f"The kind of a run is one of {', '.join(RunKind)}.")
+        raise InvalidInput(_("The kind of a run is one of %(kinds)s.", kinds=", ".join(RunKind)))
     with get_backend().system.db.transaction() as session:
         model = catalogue.get_model(session, model_name)
         run = triggers.request_run(session, model=model, kind=RunKind(kind), caller=g.caller)
@@ -76,21 +81,30 @@ def ask_promote(model_name: str, number: int) -> ResponseReturnValue:
         version = catalogue.get_version(session, model, number)
         accuracies = queries.find_holdout_accuracies(session, model, [version])
     will = [
-        f"Version {number} answers instead of version {model.live_version}, within two seconds.",
-        "No request is dropped meanwhile.",
-        f"The gate left it {version.state}; you promote it in your own name, and the ledger says so.",
-        "Its files are checked against their sums first.",
-        f"The way back is “Roll back” to version {model.live_version}.",
+        _(
+            "Version %(one)s answers instead of version %(other)s, within two seconds.",
+            one=number,
+            other=model.live_version,
+        ),
+        _("No request is dropped meanwhile."),
+        _(
+            "The gate left it %(state)s; you promote it in your own name, and the ledger says so.",
+            state=words.version_state(version.state).text,
+        ),
+        _("Its files are checked against their sums first."),
+        _("The way back is “Roll back” to version %(n)s.", n=model.live_version),
     ]
     if number in accuracies:
-        will.insert(1, f"On the holdout it was right on {accuracies[number]} of the pictures.")
+        will.insert(
+            1, _("On the holdout it was right on %(share)s of the pictures.", share=accuracies[number])
+        )
     return ask(
         model,
-        f"Make version {number} live?",
+        _("Make version %(n)s live?", n=number),
         will,
         action=url_for("pages.promote", model_name=model.name, number=number),
         fields={},
-        button=f"Promote version {number}",
+        button=_("Promote version %(n)s", n=number),
         icon_name="up",
         style="main",
     )
@@ -110,19 +124,25 @@ def ask_rollback(model_name: str) -> ResponseReturnValue:
         model = catalogue.get_model(session, model_name)
         target = find_previous_champion(session, model.id, model.live_version or 0)
     if target is None:
-        raise NothingToRollBack(f"Version {model.live_version} is the first; there is none before it.")
+        raise NothingToRollBack(
+            mark("Version %(n)s is the first; there is none before it.") % {"n": model.live_version}
+        )
     will = [
-        f"Version {target} answers again instead of version {model.live_version}, within two seconds.",
-        "The model goes on hold: no run starts and nothing goes live by itself until somebody lifts it.",
-        f"Version {model.live_version} is kept and can be promoted again.",
+        _(
+            "Version %(one)s answers again instead of version %(other)s, within two seconds.",
+            one=target,
+            other=model.live_version,
+        ),
+        _("The model goes on hold: no run starts and nothing goes live by itself until somebody lifts it."),
+        _("Version %(n)s is kept and can be promoted again.", n=model.live_version),
     ]
     return ask(
         model,
-        f"Roll back to version {target}?",
+        _("Roll back to version %(n)s?", n=target),
         will,
         action=url_for("pages.roll_back", model_name=model.name),
         fields={},
-        button=f"Roll back to {target}",
+        button=_("Roll back to %(n)s", n=target),
         icon_name="past",
         style="danger",
     )
@@ -143,16 +163,20 @@ def ask_lift_hold(model_name: str) -> ResponseReturnValue:
         policy = triggers.get_policy(model)
         counts = catalogue.count_all(session, model)
     will = [
-        "Runs start by themselves again, and candidates that pass the gate go live.",
-        f"The rules are asked at once: {counts.decided_new} of {policy.min_approved} are approved.",
+        _("Runs start by themselves again, and candidates that pass the gate go live."),
+        _(
+            "The rules are asked at once: %(n)s of %(wanted)s are approved.",
+            n=counts.decided_new,
+            wanted=policy.min_approved,
+        ),
     ]
     return ask(
         model,
-        "Lift the hold?",
+        _("Lift the hold?"),
         will,
         action=url_for("pages.lift_hold", model_name=model.name),
         fields={},
-        button="Lift hold",
+        button=_("Lift hold"),
         icon_name="run",
         style="main",
     )

@@ -16,6 +16,7 @@ from backtalk.tables import Decision, Model
 from services.backend import get_backend
 from services.review import queries, review_words, words
 from services.review.queue import count_for_caller, read_json
+from services.review.records import record
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -100,7 +101,7 @@ def _take(model: Model, answer: object) -> dict[str, Any]:
     except Unavailable:
         raise
     except BacktalkError as error:
-        made = {"state": "refused", "condition": type(error).__name__, "message": error.message}
+        made = {"state": "refused", "condition": type(error).__name__, "message": record(error.message)}
     return {"id": answer_id} | made
 
 
@@ -140,5 +141,5 @@ def _describe_change(error: ItemChanged, given: Given) -> dict[str, Any]:
     with get_backend().system.db.reading() as session:
         decided = queries.find_ruling(session, given.item)
     if decided is None:
-        return {"state": "changed", "message": error.message}
-    return {"state": "late", "message": error.message, "decided": words.ruling(decided, g.caller)}
+        return {"state": "changed", "message": record(error.message)}
+    return {"state": "late", "message": record(error.message), "decided": words.ruling(decided, g.caller)}

@@ -14,6 +14,8 @@ from backtalk.tables import Model, Run
 from services.backend import get_backend
 from services.review import outlook, queries, words
 from services.review.gate_table import make_line
+from services.review.language import mark
+from services.review.language import translate as _
 from services.review.site import blueprint
 
 ROWS_ON_OVERVIEW = 8
@@ -133,7 +135,7 @@ def _draw_run(session: Session, model: Model, record: catalogue.RunRecord) -> st
     )
 
 
-_GROUPS = {
+GROUPS = {
     "splits": "Split",
     "origins": "Where from",
     "train_labels": "Labels trained on",
@@ -145,12 +147,14 @@ _GROUPS = {
 def _tabulate(counts: dict[str, Any]) -> list[tuple[str, list[tuple[str, int]]]]:
     """Snapshot counts as groups of lines, largest first."""
     groups = [
-        (title, sorted(counts[key].items(), key=lambda pair: -pair[1]))
-        for key, title in _GROUPS.items()
+        (_(title), sorted(counts[key].items(), key=lambda pair: -pair[1]))
+        for key, title in GROUPS.items()
         if counts.get(key)
     ]
     if counts.get("stay_right"):
-        groups.append(("Without a label", [("answers that nobody complained about", counts["stay_right"])]))
+        groups.append(
+            (_("Without a label"), [(_("answers that nobody complained about"), counts["stay_right"])])
+        )
     return groups
 
 
@@ -158,20 +162,21 @@ def _list_facts(session: Session, model: Model, run: Run) -> list[tuple[str, str
     version = catalogue.find_version(session, model, run.version) if run.version else None
     chosen = version.metrics.get("chosen", {}) if version else {}
     facts = [
-        ("Run", str(run.id)),
-        ("Asked for by", words.actor(run.requested_by)),
-        ("Made from version", str(run.base_version or "–")),
-        ("Makes version", str(run.version or "–")),
-        ("Seed", str(run.seed)),
-        ("Decisions up to", str(run.decision_cut or "–")),
-        ("Attempt", str(run.attempt)),
+        (_("Run"), str(run.id)),
+        (_("Asked for by"), words.actor(run.requested_by)),
+        (_("Made from version"), str(run.base_version or "–")),
+        (_("Makes version"), str(run.version or "–")),
+        (_("Seed"), str(run.seed)),
+        (_("Decisions up to"), str(run.decision_cut or "–")),
+        (_("Attempt"), str(run.attempt)),
     ]
-    facts += [(f"Chosen {name}", str(value)) for name, value in chosen.items()]
+    facts += [(_("Chosen %(name)s", name=name), str(value)) for name, value in chosen.items()]
     if version:
-        facts.append(("Artefact", version.artefact_digest[:16] + "…"))
+        facts.append((_("Artefact"), version.artefact_digest[:16] + "…"))
     return facts
 
 
+DONE, NOW, TO_COME = mark("done"), mark("now"), mark("to come")
 _LATE_PARTS = {RunState.JUDGING: "judge", RunState.PROMOTING: "promote"}
 
 
@@ -182,8 +187,8 @@ def _list_steps(run: Run) -> list[dict[str, str]]:
     if run.state == RunState.QUEUED:
         part = "queued"
     at = names.index(part) if part in names else 1
-    states = ["done"] * at + ["now"] + ["to come"] * (len(names) - at - 1)
-    return [{"text": words.PARTS[name], "state": state} for name, state in zip(names, states, strict=True)]
+    states = [DONE] * at + [NOW] + [TO_COME] * (len(names) - at - 1)
+    return [{"text": _(words.PARTS[name]), "state": state} for name, state in zip(names, states, strict=True)]
 
 
 # --- polling -----------------------------------------------------------------------------------

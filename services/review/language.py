@@ -1,5 +1,6 @@
 """The language of the pages: which one a browser is answered in, and its messages, dates and numbers."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from io import BytesIO
@@ -77,6 +78,14 @@ def translate(message: str, **values: object) -> str:
 def translate_many(one: str, many: str, n: int, **values: object) -> str:
     """As `translate`, for a sentence about `n` things; `%(n)s` is their number."""
     return find_plural(one, many, n) % ({"n": write_number(n)} | values)
+
+
+def join_sentences(sentences: Iterable[str]) -> str:
+    """One after the other, as the language sets them; empty ones are left out."""
+    said = ""
+    for sentence in filter(None, sentences):
+        said = translate("%(before)s %(after)s", before=said, after=sentence) if said else sentence
+    return said
 
 
 def translate_all(messages: Any) -> Any:

@@ -23,8 +23,8 @@ from werkzeug.exceptions import HTTPException
 
 from backtalk import errors
 from backtalk.states import Scope
-from services.review import words
-from services.review.language import find_message, find_plural
+from services.review import records, words
+from services.review.language import LANGUAGES, choose_language, find_message, find_plural, translate
 
 STATIC = Path(__file__).parent / "static"
 
@@ -85,6 +85,9 @@ def add_headers(response: Response) -> Response:
     headers = response.headers
     headers.setdefault("Content-Security-Policy", PAGE_POLICY)
     headers.setdefault("Cache-Control", "no-store")
+    if request.endpoint != "pages.send_asset":
+        headers["Content-Language"] = choose_language()
+        response.vary.update(("Accept-Language", "Cookie"))
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
     headers["Cross-Origin-Opener-Policy"] = "same-origin"
@@ -102,7 +105,9 @@ def name_for_templates() -> dict[str, object]:
         "csrf_token": g.get("csrf_token", ""),
         "may": {scope.value: scope in scopes or Scope.ADMIN in scopes for scope in Scope},
         "words": words,
-        "done": words.DONE.get(request.args.get("done", "")),
+        "done": words.done(request.args.get("done", "")),
+        "language": choose_language(),
+        "languages": LANGUAGES,
         "fragment": "HX-Request" in request.headers,
     }
 
@@ -114,7 +119,9 @@ def wants_json() -> bool:
 
 def render_error(status: int, condition: str, message: str, **extra: object) -> Response:
     if wants_json():
-        response = make_response({"condition": condition, "message": message, **extra}, status)
+        response = make_response(
+            {"condition": condition, "message": records.record(message), **extra}, status
+        )
     else:
         page = render_template("pages/error.html", status=status, message=message)
         response = make_response(page, status)
@@ -133,7 +140,9 @@ def render_condition(error: errors.BacktalkError) -> ResponseReturnValue:
 @blueprint.errorhandler(PoolTimeout)
 def render_database_away(error: Exception) -> ResponseReturnValue:
     current_app.logger.warning("database away: %s", error)
-    return render_error(503, "Unavailable", "The database does not answer just now. Try again in a moment.")
+    return render_error(
+        503, "Unavailable", translate("The database does not answer just now. Try again in a moment.")
+    )
 
 
 @blueprint.errorhandler(HTTPException)
@@ -145,5 +154,7 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
 @blueprint.errorhandler(Exception)
 def render_unforeseen(error: Exception) -> ResponseReturnValue:
     current_app.logger.error("%s %s failed", request.method, request.path, exc_info=error)
-    message = f"Something went wrong here. The request id {g.get('request_id', '–')} finds it in the log."
+    message = translate(
+        "Something went wrong here. The request id %(id)s finds it in the log.", id=g.get("request_id", "–")
+    )
     return render_error(500, "InternalServerError", message)

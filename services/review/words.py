@@ -1,18 +1,20 @@
 """What the pages say: states, times, triggers and the ledger in plain words."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from backtalk.callers import Caller
 from backtalk.identity import KeyStatus, Person
 from backtalk.lineage import Taint
 from backtalk.promotion import PROMOTABLE
-from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
+from backtalk.states import ACTIVE_RUN_STATES, RunKind, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
-from services.review.language import mark
+from services.review.language import join_sentences, mark, write_number, write_share, write_time
 from services.review.language import translate as _
 from services.review.queries import Ruling
+from services.review.records import record
 
 ACTIVE = ACTIVE_RUN_STATES
 
@@ -46,6 +48,8 @@ STATUS_TITLES = {
     503: "Back in a moment",
 }
 
+SOMETHING_WRONG = mark("Something went wrong")
+
 #: What a redirect after a button may announce.
 DONE = {
     "run": "The run is queued; it begins in a moment.",
@@ -74,7 +78,7 @@ class Said:
         return replace(self, text=_(self.text), meaning=_(self.meaning))
 
 
-_RUN_STATES = {
+RUN_STATES = {
     RunState.QUEUED: Said("accent", "wait", "queued", "Waits for a training worker."),
     RunState.TRAINING: Said("accent", "run", "training", "A trainer is fitting the candidate."),
     RunState.JUDGING: Said("accent", "run", "judging", "Candidate and champion answer the same images."),
@@ -87,7 +91,7 @@ _RUN_STATES = {
     RunState.FAILED: Said("bad", "warn", "failed", "It broke off; the champion keeps serving."),
     RunState.CANCELLED: Said("", "reject", "cancelled", "A person stopped it."),
 }
-_VERSION_STATES = {
+VERSION_STATES = {
     VersionState.LIVE: Said("good", "live", "live"),
     VersionState.CANDIDATE: Said("accent", "wait", "candidate"),
     VersionState.RETIRED: Said("", "past", "retired"),
@@ -98,11 +102,28 @@ _VERSION_STATES = {
 
 
 def run_state(state: str) -> Said:
-    return _RUN_STATES[RunState(state)]
+    return RUN_STATES[RunState(state)].translated()
 
 
 def version_state(state: str) -> Said:
-    return _VERSION_STATES[VersionState(state)]
+    return VERSION_STATES[VersionState(state)].translated()
+
+
+def run_kind(kind: str) -> str:
+    return {RunKind.HEAD: _("head"), RunKind.FULL: _("full")}[RunKind(kind)]
+
+
+def run_title(kind: str) -> str:
+    return {RunKind.HEAD: _("Head run"), RunKind.FULL: _("Full run")}[RunKind(kind)]
+
+
+def status_title(status: int) -> str:
+    return _(STATUS_TITLES.get(status, SOMETHING_WRONG))
+
+
+def done(what: str) -> str | None:
+    """What a redirect after a button announces; None if nothing."""
+    return _(DONE[what]) if what in DONE else None
 
 
 _KEY_STATES = {
@@ -132,8 +153,7 @@ def may_promote(version: Version) -> bool:
 
 # --- numbers and times -------------------------------------------------------------------------
 def thousands(number: int) -> str:
-    """`12,345`, with a thin space where English has a comma."""
-    return f"{number:,}".replace(",", "\u202f")
+    return write_number(number)
 
 
 #: Counting stops here: nobody needs it more exactly, and pages stay quick.
@@ -146,99 +166,131 @@ def bounded(number: int) -> str:
 
 
 def share(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return write_share(value)
+
+
+#: Patterns of the CLDR.
+DATE = mark("d MMM y")
+DAY = mark("d MMM")
+DATE_AND_TIME = mark("d MMM y, HH:mm")
 
 
 def stamp(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
+    return f"{write_time(at, DATE_AND_TIME)} UTC"
 
 
 def ago(at: datetime, now: datetime | None = None) -> str:
     """How long ago, as coarse as anybody needs it."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - at).total_seconds())
     if seconds < 10:
-        return "just now"
+        return _("just now")
     if seconds < 90:
-        return f"{seconds:.0f} s ago"
+        return _("%(n)s s ago", n=round(seconds))
     if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min ago"
+        return _("%(n)s min ago", n=round(seconds / 60))
     if seconds < 36 * 3600:
-        return f"{seconds / 3600:.0f} h ago"
+        return _("%(n)s h ago", n=round(seconds / 3600))
     if seconds < 14 * 86400:
-        return f"{seconds / 86400:.0f} days ago"
-    return f"{at.astimezone(UTC):%-d %b %Y}"
+        return _("%(n)s days ago", n=round(seconds / 86400))
+    return write_time(at, DATE)
 
 
 def duration(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return _("%(n)s s", n=f"{seconds:.1f}")
+    return (
+        _("%(n)s min", n=round(seconds / 60)) if seconds < 5400 else _("%(n)s h", n=f"{seconds / 3600:.1f}")
+    )
 
 
 def join_labels(labels: list[str], most: int = 6) -> str:
-    shown = ", ".join(labels[:most])
-    more = len(labels) - most
-    return f"{len(labels)} labels: {shown}" + (f" and {more} more" if more > 0 else "")
+    shown, more = join(labels[:most]), len(labels) - most
+    if more > 0:
+        return _("%(n)s labels: %(shown)s and %(more)s more", n=len(labels), shown=shown, more=more)
+    return _("%(n)s labels: %(shown)s", n=len(labels), shown=shown)
+
+
+def join(parts: Iterable[str]) -> str:
+    """`a, b, c` as the language sets it."""
+    return _(", ").join(parts)
 
 
 # --- who and why -------------------------------------------------------------------------------
+def split_key(key: str) -> tuple[str, str]:
+    """What stands before and after the first colon."""
+    return key.split(":", 1)[0], key.partition(":")[2]
+
+
 def actor(name: str) -> str:
-    kind, _, who = name.partition(":")
-    known = {"user": who, "key": f"key {who}", "cli": "the command line", "policy": "the policy"}
+    kind, who = split_key(name)
+    known = {
+        "user": who,
+        "key": _("key %(id)s", id=who),
+        "cli": _("the command line"),
+        "policy": _("the policy"),
+    }
     return known.get(kind, name)
 
 
 def trigger(key: str) -> str:
     """What a trigger key stands for, in a word or two."""
-    kind, _, rest = key.partition(":")
+    kind, rest = split_key(key)
     if kind == "nightly":
-        return f"night of {date.fromisoformat(rest):%-d %b}" if rest.count("-") == 2 else "night"
-    return {"approved": "enough approved", "manual": "asked for", "withdrawn": "withdrawn"}.get(kind, key)
+        if rest.count("-") != 2:
+            return _("night")
+        night = datetime.combine(date.fromisoformat(rest), time(), UTC)
+        return _("night of %(day)s", day=write_time(night, DAY))
+    known = {"approved": _("enough approved"), "manual": _("asked for"), "withdrawn": _("withdrawn")}
+    return known.get(kind, key)
 
 
 def trigger_sentence(run: Run) -> str:
-    kind, _, rest = run.trigger_key.partition(":")
+    kind, rest = split_key(run.trigger_key)
     who = actor(run.requested_by)
     sentence = {
-        "nightly": f"The nightly run of {rest}.",
-        "approved": f"Enough statements were approved (up to decision {rest}).",
-        "manual": f"Asked for by {who}.",
-        "withdrawn": f"Without what was withdrawn (retraction {rest}).",
-    }.get(kind, f"Started by {who}.")
-    return f"{sentence} Try {run.retry + 1}." if run.retry else sentence
+        "nightly": _("The nightly run of %(day)s.", day=rest),
+        "approved": _("Enough statements were approved (up to decision %(id)s).", id=rest),
+        "manual": _("Asked for by %(who)s.", who=who),
+        "withdrawn": _("Without what was withdrawn (retraction %(id)s).", id=rest),
+    }.get(kind) or _("Started by %(who)s.", who=who)
+    return join_sentences([sentence, _("Try %(n)s.", n=run.retry + 1)]) if run.retry else sentence
 
 
 def withdrawn(taint: Taint) -> str:
     """What a version learned and was withdrawn since."""
-    own = f"{taint.samples} of its samples were withdrawn since" if taint.samples else ""
-    through = (
-        f"it is made in part of version {taint.through}, which learned from some" if taint.through else ""
-    )
-    said = "; ".join(part for part in (own, through) if part)
-    return f"{said[:1].upper()}{said[1:]}."
+    said = []
+    if taint.samples:
+        said.append(_("%(n)s of its samples were withdrawn since.", n=taint.samples))
+    if taint.through:
+        said.append(_("It is made in part of version %(n)s, which learned from some.", n=taint.through))
+    return join_sentences(said)
 
 
 _LEDGER = {
-    "create": "Version {version} was the first",
-    "promote": "Version {version} took over from {previous}",
-    "rollback": "Rolled back from {previous} to version {version}",
+    "create": mark("Version %(version)s was the first, by %(who)s."),
+    "promote": mark("Version %(version)s took over from %(previous)s, by %(who)s."),
+    "rollback": mark("Rolled back from %(previous)s to version %(version)s, by %(who)s."),
+}
+_LEDGER_ACTIONS = {
+    "create": mark("created by %(who)s"),
+    "promote": mark("promoted by %(who)s"),
+    "rollback": mark("rolled back to by %(who)s"),
 }
 
 
 def ledger_sentence(entry: LedgerEntry) -> str:
-    said = _LEDGER[entry.action].format(version=entry.version, previous=entry.previous_version)
-    return f"{said}, by {actor(entry.actor)}."
+    who = actor(entry.actor)
+    return _(_LEDGER[entry.action], version=entry.version, previous=entry.previous_version, who=who)
 
 
 def ledger_action(entry: LedgerEntry) -> str:
-    done = {"create": "created", "promote": "promoted", "rollback": "rolled back to"}[entry.action]
-    return f"{done} by {actor(entry.actor)}"
+    return _(_LEDGER_ACTIONS[entry.action], who=actor(entry.actor))
 
 
 def trigger_reason(check: TriggerCheck) -> str:
     """Why a consideration ended as it did."""
     said = str(check.counts.get("sentence") or check.reason)
-    return said[:1].upper() + said[1:]
+    return record(said[:1].upper() + said[1:])
 
 
 def ruling(decided: Ruling | None, caller: Caller) -> dict[str, Any] | None:
@@ -246,14 +298,16 @@ def ruling(decided: Ruling | None, caller: Caller) -> dict[str, Any] | None:
     if decided is None:
         return None
     own = decided.actor == caller.actor
-    who = "you, in another window," if own else actor(decided.actor)
-    what = f"as “{decided.label}”" if decided.label else "as teaching nothing"
-    seconds = f"{decided.seconds_ago:.0f} s ago" if decided.seconds_ago < 90 else "a while ago"
+    who = _("you, in another window,") if own else actor(decided.actor)
+    seconds = _("%(n)s s ago", n=round(decided.seconds_ago)) if decided.seconds_ago < 90 else _("a while ago")
+    said = _("Decided as teaching nothing by %(who)s %(when)s.", who=who, when=seconds)
+    if decided.label:
+        said = _("Decided as “%(label)s” by %(who)s %(when)s.", label=decided.label, who=who, when=seconds)
     return {
         "action": decided.action,
         "label": decided.label,
         "own": own,
-        "said": f"Decided {what} by {who} {seconds}.",
+        "said": said,
     }
 
 
@@ -275,17 +329,17 @@ def duration_sentence(run: Run) -> str:
     if run.started_at is None or run.ended_at is None:
         return ""
     seconds = run.progress.get("seconds", {})
-    parts = ", ".join(f"{PARTS.get(name, name)} {duration(s)}" for name, s in seconds.items())
+    parts = join(f"{_(PARTS.get(name, name))} {duration(s)}" for name, s in seconds.items())
     whole = duration((run.ended_at - run.started_at).total_seconds())
-    return f"Took {whole}" + (f": {parts}." if parts else ".")
+    return _("Took %(whole)s: %(parts)s.", whole=whole, parts=parts) if parts else _("Took %(n)s.", n=whole)
 
 
 def progress_sentence(run: Run) -> str:
     if run.started_at is None:
-        return f"Asked for {ago(run.created_at)}; no worker has taken it yet."
-    said = f"Began {ago(run.started_at)}"
+        return _("Asked for %(when)s; no worker has taken it yet.", when=ago(run.created_at))
+    said = [_("Began %(when)s", when=ago(run.started_at))]
     if run.heartbeat_at is not None:
-        said += f"; last sign of life {ago(run.heartbeat_at)}"
+        said.append(_("last sign of life %(when)s", when=ago(run.heartbeat_at)))
     if run.attempt > 1:
-        said += f"; attempt {run.attempt}"
-    return said + "."
+        said.append(_("attempt %(n)s", n=run.attempt))
+    return _("%(parts)s.", parts=_("; ").join(said))
