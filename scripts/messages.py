@@ -127,11 +127,11 @@ def list_faults(language: str) -> list[str]:
     faults = [f"missing: {message!r}" for message in wanted if message not in known]
     faults += [f"not said any more: {message!r}" for message in known if message not in wanted]
     for message in known.values():
-        faults += _list_faults_of(message)
+        faults += list_faults_of(message)
     return faults
 
 
-def _list_faults_of(message: Message) -> list[str]:
+def list_faults_of(message: Message) -> list[str]:
     if message.fuzzy:
         return [f"fuzzy: {message.id!r}"]
     said = message.string if isinstance(message.string, tuple) else (message.string,)

@@ -37,6 +37,13 @@ RECORDS = (
     mark("%(fixed)s fixed, %(broken)s broken: more broken than fixed."),
     mark("%(fixed)s fixed, %(broken)s broken: at least as many fixed as broken."),
     mark("No images to compare on."),
+    mark(
+        "Brier score %(value)s (more is worse), at least %(bound)s with %(sure)s confidence; "
+        "%(limit)s is the limit."
+    ),
+    mark("Brier score %(value)s (more is worse): too few images to judge, it takes %(least)s."),
+    mark("Calibration error %(value)s, the champion's is %(other)s; not judged."),
+    mark("No images to measure calibration on."),
     mark("No reported mistakes to ask about yet."),
     mark("No confirmed answers to ask about yet."),
     mark(
@@ -100,7 +107,6 @@ RECORDS = (
     mark("The trainer ended %(how)s, before it was done; see its log."),
     mark("Quarantined after %(n)s attempts: %(why)s."),
     # a report that looks wrong (backtalk.suspicion)
-    mark("The champion gave %(label)s a score of %(score)s."),
     mark(
         "The champion gave %(label)s a score of %(score)s, and of the %(n)s most similar training images "
         "that people labelled, none is %(same)s and %(alike)s is %(other)s."
@@ -109,6 +115,7 @@ RECORDS = (
         "The champion gave %(label)s a score of %(score)s, and of the %(n)s most similar training images "
         "that people labelled, none is %(same)s and %(alike)s are %(other)s."
     ),
+    mark("The champion gave %(label)s a score of %(score)s."),
     # people, keys, passwords
     mark("A user's name has 1 to 64 letters a-z, digits or . _ @ - and begins with a letter or digit."),
     mark("Somebody is called %(name)s already."),
@@ -197,12 +204,12 @@ def _say_value(value: str) -> str:
 
 @cache
 def _compile() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Each message as what matches it at the beginning of a text, up to a space or the end."""
+    """Each message as what matches it at the beginning of a text. No value runs over the end of a sentence."""
     made = []
     for message in RECORDS:
         parts = re.split(r"%\((\w+)\)s", message)
         fixed = [re.escape(part) for part in parts[::2]]
-        names = [f"(?P<{name}>.+?)" for name in parts[1::2]]
+        names = [rf"(?P<{name}>(?:(?!\. ).)+?)" for name in parts[1::2]]
         joined = "".join(part for pair in zip(fixed, [*names, ""], strict=True) for part in pair)
         made.append((re.compile(rf"{joined}(?=\s|$)"), message))
     return tuple(made)
