@@ -1,4 +1,4 @@
-"""Pictures of every page, and of the main ones in the dark and as on a phone, into docs/pages.
+"""Pictures of every page by day and at night, and of the main ones on a phone, into docs/pages.
 
 python -m scripts.screenshots                       # of a model with an invented history
 python -m scripts.screenshots --address http://127.0.0.1:8000 --user ada --model solar-cells
@@ -19,10 +19,10 @@ from random import Random
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from backtalk import bootstrap, schema
+from backtalk import bootstrap, identity, schema
 from backtalk.config import Settings
 from backtalk.servers import PostgresServer
-from backtalk.states import RunState
+from backtalk.states import RunState, Scope
 from backtalk.system import System
 from backtalk.tables import ReviewItem
 from tests import factories, showroom
@@ -54,7 +54,7 @@ class Look:
 
 LOOKS = (
     Look("light", "light", 1280, 800),
-    Look("dark", "dark", 1280, 800, frozenset({"home", "model", "run-promoted", "review", "grid"})),
+    Look("dark", "dark", 1280, 800),
     Look("phone", "light", 390, 844, frozenset({"model", "run-promoted", "review", "grid"})),
 )
 
@@ -80,8 +80,11 @@ def run_showroom() -> Iterator[Visit]:
 
 def fill(system: System) -> None:
     showroom.add_person(system, "ada", showroom.EVERYTHING)
+    showroom.add_person(system, "bob", (Scope.REVIEW, Scope.EXPERT))
     chance = Random(4)
     with system.db.transaction() as session:
+        for name in ("line-1", "line-2"):
+            identity.create_key(session, name=name, scopes=(Scope.PREDICT, Scope.FEEDBACK))
         factories.make_model(session, "seedlings", labels=["charlock", "cleavers", "chickweed", "wheat"])
         model = factories.make_model(session, "solar-cells", labels=LABELS)
         showroom.add_history(session, model)
@@ -148,8 +151,8 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         if look.pages and name not in look.pages:
             return
         page.screenshot(path=str(file), full_page=whole)
-        if not name.startswith(("review", "grid")):  # pages without photographs have few colours
-            Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        # 256 colours are enough for pages, and for photographs in grey.
+        Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
         print(file.relative_to(out.parent.parent))
 
     page.goto(f"{visit.address}/sign-in")
@@ -165,6 +168,7 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         page.wait_for_load_state("networkidle")
         save(name.strip("/") or "model")
     shoot_runs(page, model, save)
+    shoot_admin(page, visit, save)
     shoot_review(page, visit, save)
     context.close()
 
@@ -185,6 +189,13 @@ def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped
         run_now.click()
         page.get_by_role("dialog").wait_for()
         save("run-now", whole=False)
+
+
+def shoot_admin(page: Page, visit: Visit, save) -> None:  # type: ignore[no-untyped-def]
+    """Forms are shown, never sent: the stack may be somebody's own."""
+    for name in ("account", "people", "people/new", "keys", "keys/new"):
+        page.goto(f"{visit.address}/{name}")
+        save(name.replace("/", "-"))
 
 
 def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-untyped-def]

@@ -204,7 +204,7 @@ def _say_value(value: str) -> str:
 
 @cache
 def _compile() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Each message as what matches it at the beginning of a text. No value runs over the end of a sentence."""
+    """Each message as what matches it at the beginning of a text; no value runs over a sentence's end."""
     made = []
     for message in RECORDS:
         parts = re.split(r"%\((\w+)\)s", message)
