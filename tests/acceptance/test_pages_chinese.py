@@ -18,7 +18,7 @@ SAID = """() => {
     const said = [document.title];
     while (walker.nextNode()) {
         const inside = walker.currentNode.parentElement.closest(
-            "script, style, code, pre, kbd, blockquote, template, [lang=en]");
+            "script, style, code, pre, kbd, blockquote, template, noscript, [lang=en]");
         if (!inside) said.push(walker.currentNode.textContent);
     }
     for (const name of ["aria-label", "title", "placeholder", "alt"])
