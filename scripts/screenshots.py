@@ -30,6 +30,7 @@ from tests.desks import FLAGS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pages"
 LABELS = ["functional", "defective"]
+COLOURS = 96
 NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
 
 
@@ -151,8 +152,8 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         if look.pages and name not in look.pages:
             return
         page.screenshot(path=str(file), full_page=whole)
-        # 256 colours are enough for pages, and for photographs in grey.
-        Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        # So many colours are enough for pages, and for photographs in grey.
+        Image.open(file).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
         print(file.relative_to(out.parent.parent))
 
     page.goto(f"{visit.address}/sign-in")
