@@ -17,14 +17,14 @@ from babel.messages.pofile import read_po, write_po
 from jinja2.ext import babel_extract
 
 from backtalk.policy import Policy
-from services.review import evidence, gate_table, policy_form, review_words, words
+from services.review import evidence_words, gate_table, policy_form, review_words, words
 from services.review.language import CATALOGUES, DEFAULT, LANGUAGES
 
 PAGES = CATALOGUES.parent
 ROOT = PAGES.parent.parent
 KEYWORDS = {"_": None, "mark": None, "gettext": None, "translate": None, "translate_many": (1, 2)}
 #: Modules whose dictionaries and tables in capitals hold sentences as they are.
-TABLES = (words, review_words, gate_table, evidence, policy_form)
+TABLES = (words, evidence_words, review_words, gate_table, policy_form)
 HEADER = """\
 # Backtalk's pages. `make messages` takes new sentences in; every msgstr is written by hand.
 msgid ""

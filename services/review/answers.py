@@ -14,7 +14,7 @@ from backtalk.rulings import etag_of
 from backtalk.states import Action, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
-from services.review import queries, review_words, words
+from services.review import queries, review_words
 from services.review.queue import count_for_caller, read_json, read_queue
 from services.review.recorded import record
 from services.review.sessions import needs
@@ -141,4 +141,4 @@ def _undo(given: Given) -> dict[str, Any]:
 def _describe_change(error: ItemChanged) -> dict[str, Any]:
     if "seconds_ago" not in error.extra:
         return {"state": "changed", "message": record(error.message)}
-    return {"state": "late", "message": record(error.message), "decided": words.ruling(error.extra)}
+    return {"state": "late", "message": record(error.message), "decided": review_words.ruling(error.extra)}

@@ -63,9 +63,31 @@ RECORDS = (
         "Of %(classes)s classes %(label)s comes off worst: recall %(points)s on %(n)s images, "
         "a loss of %(bound)s or more with %(sure)s confidence; %(limit)s may be lost."
     ),
+    mark(
+        "Of %(classes)s classes %(label)s comes off worst against version %(version)s: recall %(points)s on "
+        "%(n)s images, no loss is shown; %(limit)s may be lost."
+    ),
+    mark(
+        "Of %(classes)s classes %(label)s comes off worst against version %(version)s: recall %(points)s on "
+        "%(n)s images, a loss of %(bound)s or more with %(sure)s confidence; %(limit)s may be lost."
+    ),
+    mark("The champion is the only anchor: nothing else to compare with."),
+    mark(
+        "The backbone has %(size)s MB against %(other)s MB of the champion's: %(share)s, and %(limit)s is "
+        "allowed."
+    ),
+    mark(
+        "One image takes %(time)s ms on one thread, %(share)s of the champion's %(other)s ms (at least "
+        "%(bound)s with %(sure)s confidence); %(limit)s is allowed."
+    ),
+    mark("The policy's serve_int8 is false: a person may promote it."),
     mark("This holdout has served %(n)s verdicts before; %(share)s of it is new."),
     mark("It wears out: answer audits, or raise audit_share, so that new images come in."),
     mark("Another process loaded the SavedModel and got the answers that LiteRT serves."),
+    mark(
+        "Another process loaded the float SavedModel: it gives %(share)s of the golden images the label that "
+        "the 8-bit backbone gives, near-ties counted as alike."
+    ),
     # what the gate compares with and counts, and where a forecast goes
     mark("champion"),
     mark("anchor"),
@@ -116,6 +138,21 @@ RECORDS = (
         "that people labelled, none is %(same)s and %(alike)s are %(other)s."
     ),
     mark("The champion gave %(label)s a score of %(score)s."),
+    mark(
+        "A device predicted it, and of the %(n)s most similar training images that people labelled, none is "
+        "%(same)s and %(alike)s is %(other)s."
+    ),
+    mark(
+        "A device predicted it, and of the %(n)s most similar training images that people labelled, none is "
+        "%(same)s and %(alike)s are %(other)s."
+    ),
+    mark("A device predicted it."),
+    mark(
+        "%(n)s corrections of %(predicted)s to %(reported)s stand out: the champion held its answer "
+        "%(times)s times as likely as that label, in other corrections %(usual)s times."
+    ),
+    mark("Look at a few."),
+    mark("Heads that learned from the other samples alone give %(label)s %(share)s and %(other)s %(score)s."),
     # people, keys, passwords
     mark("A user's name has 1 to 64 letters a-z, digits or . _ @ - and begins with a letter or digit."),
     mark("Somebody is called %(name)s already."),
@@ -153,7 +190,18 @@ RECORDS = (
     mark("This model's policy (four_eyes) lets nobody label what they reported themselves."),
     mark("You have decided this item; this model's policy (quorum) asks for somebody else."),
     mark("%(model)s has no label %(label)s."),
+    mark("Another reviewer has decided it since; your answer is part of that."),
+    mark("Another reviewer is looking at it just now."),
+    mark("The label in question was replaced or withdrawn meanwhile."),
+    mark("This item is no longer open: what it was about was withdrawn."),
     # models, versions, runs
+    mark("Somebody else has just changed the champion of %(model)s; look again."),
+    mark("Version %(n)s went live meanwhile, so nothing was changed."),
+    mark("The SavedModel of version %(n)s was pruned to save room."),
+    mark("Version %(n)s is quarantined: its files do not verify."),
+    mark("The backbone %(digest)s is missing."),
+    mark("The backbone %(digest)s was changed."),
+    mark("A head run has no recipe: leave it out, or ask for a full run."),
     mark("There is no model called %(name)s."),
     mark("Model %(model)s has no version %(n)s."),
     mark("%(model)s has no version %(n)s."),

@@ -1,8 +1,11 @@
 """The sentences of the review view; its module gets them as data, so that one place holds them all."""
 
+from typing import Any
+
 from backtalk.undoing import Learned
 from services.review.language import join_sentences, translate_many
 from services.review.language import translate as _
+from services.review.words import actor
 
 #: What focus view and grid both say.
 SENDING = {
@@ -157,3 +160,20 @@ def _say_versions(learned: Learned) -> str:
         n,
         names=names,
     )
+
+
+def ruling(late: dict[str, Any]) -> dict[str, Any]:
+    """A decision that somebody else took first, for the card that says so. `late`: what ItemChanged adds."""
+    label, seconds = late["decided_as"], late["seconds_ago"]
+    by = actor(late["decided_by"]) if "decided_by" in late else _("another reviewer")
+    who = _("you, in another window,") if late["own"] else by
+    when = _("%(n)s s ago", n=seconds) if seconds < 90 else _("a while ago")
+    said = _("Decided as teaching nothing by %(who)s %(when)s.", who=who, when=when)
+    if label:
+        said = _("Decided as “%(label)s” by %(who)s %(when)s.", label=label, who=who, when=when)
+    return {
+        "action": late["action"],
+        "label": label,
+        "own": late["own"],
+        "said": said,
+    }

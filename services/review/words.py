@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
-from typing import Any
 
 from backtalk.identity import KeyStatus, Person
 from backtalk.interventions import PROMOTABLE
@@ -181,6 +180,11 @@ def stamp(at: datetime) -> str:
     return f"{write_time(at, DATE_AND_TIME)} UTC"
 
 
+def say_day(at: date) -> str:
+    """`24 Nov`"""
+    return write_time(datetime.combine(at, time(), UTC), DAY)
+
+
 def ago(at: datetime, now: datetime | None = None) -> str:
     """How long ago, as coarse as anybody needs it."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - at).total_seconds())
@@ -241,8 +245,7 @@ def trigger(key: str) -> str:
     if kind == "nightly":
         if rest.count("-") != 2:
             return _("night")
-        night = datetime.combine(date.fromisoformat(rest), time(), UTC)
-        return _("night of %(day)s", day=write_time(night, DAY))
+        return _("night of %(day)s", day=say_day(date.fromisoformat(rest)))
     known = {"approved": _("enough approved"), "manual": _("asked for"), "withdrawn": _("withdrawn")}
     return known.get(kind, key)
 
@@ -294,58 +297,3 @@ def trigger_reason(check: TriggerCheck) -> str:
     """Why a consideration ended as it did."""
     said = str(check.counts.get("sentence") or check.reason)
     return record(said[:1].upper() + said[1:])
-
-
-def ruling(late: dict[str, Any]) -> dict[str, Any]:
-    """A decision that somebody else took first, for the card that says so. `late`: what ItemChanged adds."""
-    label, seconds = late["decided_as"], late["seconds_ago"]
-    by = actor(late["decided_by"]) if "decided_by" in late else _("another reviewer")
-    who = _("you, in another window,") if late["own"] else by
-    when = _("%(n)s s ago", n=seconds) if seconds < 90 else _("a while ago")
-    said = _("Decided as teaching nothing by %(who)s %(when)s.", who=who, when=when)
-    if label:
-        said = _("Decided as “%(label)s” by %(who)s %(when)s.", label=label, who=who, when=when)
-    return {
-        "action": late["action"],
-        "label": label,
-        "own": late["own"],
-        "said": said,
-    }
-
-
-# --- progress ----------------------------------------------------------------------------------
-#: The parts of a run, as `runs.progress` names them.
-PARTS = {
-    "queued": "waiting",
-    "decode": "decoding the pictures",
-    "head": "fitting a first head",
-    "tune": "moving the backbone",
-    "embed": "embedding the pictures",
-    "read": "reading the samples",
-    "fit": "fitting",
-    "export": "exporting",
-    "verify": "verifying",
-    "judge": "judging",
-    "promote": "promoting",
-}
-
-
-def duration_sentence(run: Run) -> str:
-    """How long the run took, with the parts that were timed."""
-    if run.started_at is None or run.ended_at is None:
-        return ""
-    seconds = run.progress.get("seconds", {})
-    parts = join(f"{_(PARTS.get(name, name))} {duration(s)}" for name, s in seconds.items())
-    whole = duration((run.ended_at - run.started_at).total_seconds())
-    return _("Took %(whole)s: %(parts)s.", whole=whole, parts=parts) if parts else _("Took %(n)s.", n=whole)
-
-
-def progress_sentence(run: Run) -> str:
-    if run.started_at is None:
-        return _("Asked for %(when)s; no worker has taken it yet.", when=ago(run.created_at))
-    said = [_("Began %(when)s", when=ago(run.started_at))]
-    if run.heartbeat_at is not None:
-        said.append(_("last sign of life %(when)s", when=ago(run.heartbeat_at)))
-    if run.attempt > 1:
-        said.append(_("attempt %(n)s", n=run.attempt))
-    return _("%(parts)s.", parts=_("; ").join(said))
