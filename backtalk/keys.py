@@ -31,6 +31,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 10
 _SECRET_LENGTH = 30  # 178 bits: a fast hash of it is enough
 _CHECKSUM_LENGTH = 6
+_ID = re.compile(r"[0-9A-Za-z]{10}")
 _KEY = re.compile(r"bt_([0-9A-Za-z]{10})_([0-9A-Za-z]{30})([0-9A-Za-z]{6})")
 
 
@@ -41,16 +42,25 @@ def create_key(
     scopes: Iterable[Scope | str],
     trusted: bool = False,
     expires_at: datetime | None = None,
+    key_id: str | None = None,
 ) -> str:
     """Make a key and return it; only its hash is kept, so it can be shown this once.
+
+    Args:
+        key_id: from `draw_id`; a form that is sent twice then makes one key.
 
     Raises:
         InvalidName: the name is empty or too long.
         InvalidInput: no scope, or an unknown one.
+        Conflict: there is a key with that id already.
     """
     if not name.strip() or len(name) > 100 or not name.isprintable():
         raise InvalidName("A key needs a name of 1 to 100 printable characters.")
-    key_id, secret = _random(_ID_LENGTH), _random(_SECRET_LENGTH)
+    key_id, secret = key_id or draw_id(), _random(_SECRET_LENGTH)
+    if not _ID.fullmatch(key_id):
+        raise InvalidInput(f"The id of a key has {_ID_LENGTH} letters or digits.")
+    if session.get(ApiKey, key_id) is not None:
+        raise Conflict("This key was made already, and was shown then. Make another one, and end this one.")
     session.add(
         ApiKey(
             id=key_id,
@@ -151,21 +161,32 @@ class KeyStatus:
 def list_keys(session: Session) -> list[KeyStatus]:
     """All keys, the newest first."""
     keys = session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id))
-    return [
-        KeyStatus(
-            id=key.id,
-            name=key.name,
-            scopes=key.scopes,
-            trusted=key.trusted,
-            state=_state(key),
-            created_at=key.created_at,
-            expires_at=key.expires_at,
-            last_used_at=key.last_used_at,
-            older_until=key.previous_until,
-            older_used_at=key.previous_used_at,
-        )
-        for key in keys
-    ]
+    return [_describe(key) for key in keys]
+
+
+def _describe(key: ApiKey) -> KeyStatus:
+    return KeyStatus(
+        id=key.id,
+        name=key.name,
+        scopes=key.scopes,
+        trusted=key.trusted,
+        state=_state(key),
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        last_used_at=key.last_used_at,
+        older_until=key.previous_until,
+        older_used_at=key.previous_used_at,
+    )
+
+
+def get_status(session: Session, key_id: str) -> KeyStatus:
+    """Raises NotFound. The row is locked, so that two changes come one after the other."""
+    return _describe(_get_key(session, key_id))
+
+
+def draw_id() -> str:
+    """An id that no key has yet."""
+    return _random(_ID_LENGTH)
 
 
 def read_id(text: str) -> str:

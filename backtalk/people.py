@@ -1,8 +1,9 @@
-"""People who sign in to the pages, and their sessions. Nobody is there until the command line makes them."""
+"""People who sign in to the pages, and their sessions. The command line makes the first."""
 
 import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, delete, func, select
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 from backtalk import audit, throttle
 from backtalk.callers import Caller
 from backtalk.db import Database
-from backtalk.errors import InvalidName, NameTaken, NotAuthenticated, NotFound
+from backtalk.errors import Conflict, InvalidInput, InvalidName, NameTaken, NotAuthenticated, NotFound
 from backtalk.keys import TOUCH_EVERY, check_scopes, hash_secret
 from backtalk.passwords import check_password, hash_password, is_outdated, verify_password
 from backtalk.states import Scope
@@ -20,13 +21,22 @@ from backtalk.tables import User, UserBrowser, UserSession
 SESSION_IDLE = timedelta(hours=2)
 SESSION_LIFETIME = timedelta(hours=12)
 BROWSER_KNOWN = timedelta(days=180)
+#: A password that an admin gave opens the door for so long, and nothing behind it but the change of itself.
+GIVEN_LIVES = timedelta(days=7)
+#: For so long after a sign-in somebody counts as there in person.
+PROVED_FOR = timedelta(minutes=5)
 
 _USER_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 
 
 # --- who there is ------------------------------------------------------------------------------
-def create_user(session: Session, *, name: str, password: str, scopes: Iterable[Scope | str]) -> User:
+def create_user(
+    session: Session, *, name: str, password: str, scopes: Iterable[Scope | str], given: bool = False
+) -> User:
     """Somebody who may sign in to the pages. Names are kept in lower case.
+
+    Args:
+        given: somebody else knows the password, so its owner must choose another one first.
 
     Raises:
         InvalidName: the name cannot be used.
@@ -41,7 +51,12 @@ def create_user(session: Session, *, name: str, password: str, scopes: Iterable[
     check_password(name, password)
     if session.scalar(select(User.id).where(User.name == name)) is not None:
         raise NameTaken(f"Somebody is called {name} already.")
-    user = User(name=name, password_hash=hash_password(password), scopes=check_scopes(scopes))
+    user = User(
+        name=name,
+        password_hash=hash_password(password),
+        password_given_at=datetime.now(UTC) if given else None,
+        scopes=check_scopes(scopes),
+    )
     session.add(user)
     session.flush()
     return user
@@ -52,6 +67,43 @@ def list_users(session: Session) -> list[User]:
     return list(session.scalars(select(User).order_by(User.name)))
 
 
+@dataclass(frozen=True)
+class Person:
+    """Somebody as an admin sees them."""
+
+    name: str
+    scopes: list[str]
+    seen_at: datetime | None  # at a page; forgotten with a new password or after `BROWSER_KNOWN`
+    disabled_at: datetime | None
+    password_given_at: datetime | None
+
+
+def list_people(session: Session) -> list[Person]:
+    """Everybody, by name, with when they were last here."""
+    latest = [
+        select(func.max(table.seen_at)).where(table.user_id == User.id).scalar_subquery()
+        for table in (UserSession, UserBrowser)
+    ]
+    rows = session.execute(select(User, func.greatest(*latest)).order_by(User.name))
+    return [
+        Person(user.name, user.scopes, seen_at, user.disabled_at, user.password_given_at)
+        for user, seen_at in rows
+    ]
+
+
+def check_admin_remains(session: Session, name: str) -> None:
+    """For a change that takes the scope `admin` or the account from `name`: somebody else must keep both.
+
+    Raises:
+        Conflict: nobody else is an admin who may sign in.
+    """
+    # Locked in one order, so that of two admins who end each other at once one is refused.
+    rows = select(User).where(User.scopes.any_() == Scope.ADMIN, User.disabled_at.is_(None))
+    admins = {user.name for user in session.scalars(rows.order_by(User.id).with_for_update())}
+    if admins == {name.strip().lower()}:
+        raise Conflict(f"{name} is the last admin: make somebody else one first.")
+
+
 def get_user(session: Session, name: str) -> User:
     """Raises NotFound. The row is locked, so that two changes come one after the other."""
     user = session.scalar(select(User).where(User.name == name.strip().lower()).with_for_update())
@@ -60,8 +112,11 @@ def get_user(session: Session, name: str) -> User:
     return user
 
 
-def set_password(session: Session, name: str, password: str) -> None:
+def set_password(session: Session, name: str, password: str, *, given: bool = False) -> None:
     """A new password from whoever runs this Backtalk: ends all sessions, and forgets known browsers.
+
+    Args:
+        given: as for `create_user`.
 
     Raises:
         NotFound, InvalidInput
@@ -69,6 +124,7 @@ def set_password(session: Session, name: str, password: str) -> None:
     user = get_user(session, name)
     check_password(user.name, password)
     user.password_hash = hash_password(password)
+    user.password_given_at = datetime.now(UTC) if given else None
     end_sessions(session, user)
     session.execute(delete(UserBrowser).where(UserBrowser.user_id == user.id))
 
@@ -133,10 +189,38 @@ def change_password(
     """
     check_password(caller.name, new)
     user = _prove(session, caller.name, old, address, browser)
+    if user.password_given_at is not None and old == new:
+        raise InvalidInput("Choose another password than the one that you were given.")
     user.password_hash = hash_password(new)
+    user.password_given_at = None
     end_sessions(session, user)
     audit.record(session, caller.actor, "user.password", f"user:{user.name}")
     return _open_session(session, user)
+
+
+def prove_again(
+    session: Session,
+    caller: Caller,
+    token: str,
+    password: str,
+    *,
+    address: str | None = None,
+    browser: str | None = None,
+) -> tuple[str, UserSession]:
+    """The person is still there: a new session instead of the one of `token`.
+
+    Its token for forms stays, so that what is open in other tabs goes on.
+
+    Raises:
+        NotAuthenticated: the password is wrong, or too many wrong ones just now.
+    """
+    user = _prove(session, caller.name, password, address, browser)
+    before = session.get_one(UserSession, hash_secret(token))
+    renewed, row = _open_session(session, user)
+    row.csrf_token = before.csrf_token
+    session.delete(before)
+    audit.record(session, caller.actor, "user.prove", f"user:{user.name}")
+    return renewed, row
 
 
 def find_session(session: Session, token: str) -> tuple[Caller, UserSession] | None:
@@ -150,7 +234,8 @@ def find_session(session: Session, token: str) -> tuple[Caller, UserSession] | N
         return None
     if row.seen_at <= now - TOUCH_EVERY:
         row.seen_at = now
-    scopes = frozenset(Scope(scope) for scope in user.scopes)
+    # With a password that somebody else knows, one can only choose another.
+    scopes = frozenset(Scope(scope) for scope in user.scopes if user.password_given_at is None)
     return Caller(f"user:{user.name}", user.name, scopes), row
 
 
@@ -186,6 +271,8 @@ def _prove(session: Session, name: str, password: str, address: str | None, brow
     good = verify_password(user.password_hash if user else None, password)
     if user is None or not good or user.disabled_at is not None:
         raise NotAuthenticated("The name or the password is wrong.")
+    if user.password_given_at is not None and user.password_given_at <= datetime.now(UTC) - GIVEN_LIVES:
+        raise NotAuthenticated("The password that you were given has ended; ask an admin for another one.")
     throttle.forgive_attempt(session, counts)
     return user
 

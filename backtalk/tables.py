@@ -203,6 +203,7 @@ class User(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str]  # Argon2id
+    password_given_at: Mapped[datetime | None]  # by an admin: to be changed before anything else
     scopes: Mapped[list[str]]
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _now()

@@ -1,4 +1,4 @@
-"""Pictures of every page, and of the main ones in the dark and as on a phone, into docs/pages.
+"""Pictures of every page by day and at night, and of the main ones on a phone, into docs/pages.
 
 python -m scripts.screenshots                       # of a model with an invented history
 python -m scripts.screenshots --address http://127.0.0.1:8000 --user ada --model solar-cells
@@ -19,10 +19,10 @@ from random import Random
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from backtalk import bootstrap, schema
+from backtalk import bootstrap, identity, schema
 from backtalk.config import Settings
 from backtalk.servers import PostgresServer
-from backtalk.states import RunKind, RunState
+from backtalk.states import RunKind, RunState, Scope
 from backtalk.system import System
 from backtalk.tables import ReviewItem
 from tests import exhibits, factories, showroom
@@ -30,6 +30,7 @@ from tests.desks import FLAGS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pages"
 LABELS = ["functional", "defective"]
+COLOURS = 96
 NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
 
 
@@ -67,13 +68,7 @@ class Look:
 
 LOOKS = (
     Look("light", "light", 1280, 800),
-    Look(
-        "dark",
-        "dark",
-        1280,
-        800,
-        frozenset({"home", "model", "run-promoted", "version", "compare", "review", "grid"}),
-    ),
+    Look("dark", "dark", 1280, 800),
     Look(
         "phone",
         "light",
@@ -105,8 +100,11 @@ def run_showroom() -> Iterator[Visit]:
 
 def fill(system: System) -> None:
     showroom.add_person(system, "ada", showroom.EVERYTHING)
+    showroom.add_person(system, "bob", (Scope.REVIEW, Scope.EXPERT))
     chance = Random(4)
     with system.db.transaction() as session:
+        for name in ("line-1", "line-2"):
+            identity.create_key(session, name=name, scopes=(Scope.PREDICT, Scope.FEEDBACK))
         factories.make_model(session, "seedlings", labels=["charlock", "cleavers", "chickweed", "wheat"])
         model = factories.make_model(session, "solar-cells", labels=LABELS)
         showroom.add_history(session, model)
@@ -190,8 +188,8 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         page.evaluate("document.querySelectorAll('img[loading=lazy]').forEach(one => one.loading = 'eager')")
         page.wait_for_load_state("networkidle")
         page.screenshot(path=str(file), full_page=whole)
-        if not name.startswith(("review", "grid")):  # pages without photographs have few colours
-            Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
+        # So many colours are enough for pages, and for photographs in grey.
+        Image.open(file).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
         print(file.relative_to(out.parent.parent))
 
     page.goto(f"{visit.address}/sign-in")
@@ -208,6 +206,7 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
         save(name.strip("/") or "model")
     shoot_version(page, visit, model, save)
     shoot_runs(page, model, save)
+    shoot_admin(page, visit, save)
     shoot_review(page, visit, save)
     context.close()
 
@@ -247,6 +246,13 @@ def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped
         run_now.click()
         page.get_by_role("dialog").wait_for()
         save("run-now", whole=False)
+
+
+def shoot_admin(page: Page, visit: Visit, save) -> None:  # type: ignore[no-untyped-def]
+    """Forms are shown, never sent: the stack may be somebody's own."""
+    for name in ("account", "people", "people/new", "keys", "keys/new"):
+        page.goto(f"{visit.address}/{name}")
+        save(name.replace("/", "-"))
 
 
 def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-untyped-def]

@@ -23,6 +23,7 @@ from services.wsgi import create_app
 from tests import factories
 
 PASSWORD = "correct horse battery"
+WAITING = "52 decided statements wait, and 50 are enough."  # as the product says it
 EVERYTHING = (Scope.REVIEW, Scope.TRAIN, Scope.PROMOTE, Scope.ADMIN)
 
 
@@ -303,9 +304,15 @@ def _write_ledger(
 
 def _add_check(session: Session, model: Model, run: Run, tried: Tried) -> None:
     for minutes, fired, reason, new, sentence in (
-        (tried.age_min + 4, False, "too-few", 31, "31 of 50 decided statements are there."),
-        (tried.age_min, True, "fired", 50, "50 statements were decided; a head run begins."),
-        (tried.age_min - 0.2, False, "cooldown", 2, "The last run has just ended: 60 s of cooldown."),
+        (tried.age_min + 4, False, "too-few", 31, "31 of 50 decided statements."),
+        (tried.age_min, True, "fired", 50, "50 decided statements wait, and 50 are enough."),
+        (
+            tried.age_min - 0.2,
+            False,
+            "cooldown",
+            52,
+            f"{WAITING} The last run has just ended; cooldown_s is 60.",
+        ),
     ):
         factories.add(
             session,

@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from backtalk import identity
 from backtalk.errors import InvalidInput, NotAuthenticated
 from services.backend import get_backend
+from services.review.language import mark
 from services.review.sessions import cookie_name, describe_browser, set_cookie
 from services.review.site import blueprint
 
@@ -21,7 +22,7 @@ def change_password() -> ResponseReturnValue:
     old, new, again = (request.form.get(name, "") for name in ("old", "new", "again"))
     try:
         if new != again:
-            raise InvalidInput("The two new passwords differ. Nothing was changed.")
+            raise InvalidInput(mark("The two new passwords differ. Nothing was changed."))
         with get_backend().system.db.transaction() as session:
             token, opened = identity.change_password(session, g.caller, old, new, **describe_browser())
     except (InvalidInput, NotAuthenticated) as error:

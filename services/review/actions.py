@@ -5,20 +5,19 @@ from typing import Any
 
 from flask import g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy.orm import Session
 
-from backtalk import catalogue, lineage, promotion, triggers
+from backtalk import catalogue, promotion, triggers
 from backtalk.db import new_id, parse_id
 from backtalk.errors import Conflict, InvalidInput, NothingToRollBack
 from backtalk.interventions import Asked, Changed
 from backtalk.ledger import find_previous_champion
 from backtalk.recipes import list_recipes
 from backtalk.states import RunKind, Scope, Split
-from backtalk.tables import LedgerEntry, Model, Version
+from backtalk.tables import LedgerEntry, Model
 from services.backend import get_backend
-from services.review import evidence_words as say
-from services.review import words
-from services.review.compare import find_contrast
+from services.review import consequences
+from services.review.language import mark
+from services.review.language import translate as _
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -43,7 +42,7 @@ def ask_run(model_name: str) -> ResponseReturnValue:
     return render_template(
         "pages/run_now.html",
         model=model,
-        title="Train a candidate now?",
+        title=_("Train a candidate now?"),
         counts=counts,
         learned=counts.samples.get(Split.TRAIN, 0),
         judged_on=counts.samples.get(Split.HOLDOUT, 0),
@@ -59,9 +58,9 @@ def request_run(model_name: str) -> ResponseReturnValue:
     """The form's own id makes one run of it, however often it is sent."""
     kind, request_id = request.form.get("kind", ""), parse_id(request.form.get("request", ""))
     if kind not in set(RunKind):
-        raise InvalidInput(f"The kind of a run is one of {', '.join(RunKind)}.")
+        raise InvalidInput(_("The kind of a run is one of %(kinds)s.", kinds=", ".join(RunKind)))
     if request_id is None:
-        raise InvalidInput("The form was not whole. Load the page again.")
+        raise InvalidInput(_("The form was not whole. Load the page again."))
     system = get_backend().system
     recipe = request.form.get("recipe") or None if kind == RunKind.FULL else None
     with system.db.transaction() as session:
@@ -79,47 +78,17 @@ def ask_promote(model_name: str, number: int) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         version = catalogue.get_version(session, model, number)
-        taint = lineage.find_tainted(session, model.id).get(number)
-        will = [
-            f"Version {number} answers instead of version {model.live_version}, within two seconds.",
-            "No request is dropped meanwhile.",
-            *contrast_with_live(session, model, version),
-            f"The gate left it {version.state}; you promote it in your own name, and the ledger says so.",
-            *([words.withdrawn(taint)] if taint else []),
-            "Its files are checked against their sums first.",
-            say_hold(model),
-            f"The way back is “Roll back” to version {model.live_version}.",
-        ]
+        will = consequences.list_promotion(session, model, version)
     return ask(
         model,
-        f"Make version {number} live?",
+        _("Make version %(n)s live?", n=number),
         will,
         action=url_for("pages.promote", model_name=model.name, number=number),
         fields={"generation": model.generation},
-        button=f"Promote version {number}",
+        button=_("Promote version %(n)s", n=number),
         icon_name="up",
         style="main",
     )
-
-
-def contrast_with_live(session: Session, model: Model, version: Version) -> list[str]:
-    """What changes on the holdout, in numbers; why that cannot be told, where it cannot."""
-    live = catalogue.find_version(session, model, model.live_version or 0)
-    if live is None or live.number == version.number:
-        return []
-    contrast, problem = find_contrast(session, model, live, version)
-    if contrast is None:
-        return [f"How the two differ on the holdout cannot be told: {problem}"]
-    return [
-        say.flips_sentence(contrast.images, contrast.fixed, contrast.broken, live.number),
-        f"Right on the holdout: {contrast.after}, against {contrast.before} of version {live.number}.",
-    ]
-
-
-def say_hold(model: Model) -> str:
-    if model.hold:
-        return "The model stays on hold: nothing else goes live by itself."
-    return "The model is not on hold: the next candidate that passes the gate goes live by itself."
 
 
 @blueprint.post("/models/<model_name>/versions/<int:number>/promote")
@@ -146,7 +115,7 @@ def change_once(
     """
     text = request.form.get("generation", "")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidInput("The form was not whole. Load the page again.")
+        raise InvalidInput(_("The form was not whole. Load the page again."))
     seen = int(text)
     if was_done(model_name, seen, action, number):
         return None
@@ -175,23 +144,17 @@ def ask_rollback(model_name: str) -> ResponseReturnValue:
         model = catalogue.get_model(session, model_name)
         target = find_previous_champion(session, model.id, model.live_version or 0)
         if target is None:
-            raise NothingToRollBack(f"Version {model.live_version} is the first; there is none before it.")
-        approved = catalogue.count_decided_new(session, model)
-        will = [
-            f"Version {target} answers again instead of version {model.live_version}, within two seconds.",
-            "No request is dropped meanwhile.",
-            *contrast_with_live(session, model, catalogue.get_version(session, model, target)),
-            "The model goes on hold: no run starts and nothing goes live by itself until somebody lifts it.",
-            f"{words.thousands(approved)} approved statements wait for a run, and go on waiting.",
-            f"Version {model.live_version} is kept and can be promoted again.",
-        ]
+            raise NothingToRollBack(
+                mark("Version %(n)s is the first; there is none before it.") % {"n": model.live_version}
+            )
+        will = consequences.list_rollback(session, model, target)
     return ask(
         model,
-        f"Roll back to version {target}?",
+        _("Roll back to version %(n)s?", n=target),
         will,
         action=url_for("pages.roll_back", model_name=model.name),
         fields={"generation": model.generation},
-        button=f"Roll back to {target}",
+        button=_("Roll back to %(n)s", n=target),
         icon_name="past",
         style="danger",
     )
@@ -217,16 +180,20 @@ def ask_lift_hold(model_name: str) -> ResponseReturnValue:
         policy = triggers.get_policy(model)
         counts = catalogue.count_all(session, model)
     will = [
-        "Runs start by themselves again, and candidates that pass the gate go live.",
-        f"The rules are asked at once: {counts.decided_new} of {policy.min_approved} are approved.",
+        _("Runs start by themselves again, and candidates that pass the gate go live."),
+        _(
+            "The rules are asked at once: %(n)s of %(wanted)s are approved.",
+            n=counts.decided_new,
+            wanted=policy.min_approved,
+        ),
     ]
     return ask(
         model,
-        "Lift the hold?",
+        _("Lift the hold?"),
         will,
         action=url_for("pages.lift_hold", model_name=model.name),
         fields={},
-        button="Lift hold",
+        button=_("Lift hold"),
         icon_name="run",
         style="main",
     )

@@ -14,8 +14,9 @@ from backtalk.rulings import etag_of
 from backtalk.states import Action, Scope
 from backtalk.tables import Model
 from services.backend import get_backend
-from services.review import queries, review_words, words
+from services.review import queries, review_words
 from services.review.queue import count_for_caller, read_json, read_queue
+from services.review.recorded import record
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -101,7 +102,7 @@ def _take(model: Model, answer: object) -> dict[str, Any]:
     except Unavailable:
         raise
     except BacktalkError as error:
-        made = {"state": "refused", "condition": type(error).__name__, "message": error.message}
+        made = {"state": "refused", "condition": type(error).__name__, "message": record(error.message)}
     return {"id": answer_id} | made
 
 
@@ -139,5 +140,5 @@ def _undo(given: Given) -> dict[str, Any]:
 
 def _describe_change(error: ItemChanged) -> dict[str, Any]:
     if "seconds_ago" not in error.extra:
-        return {"state": "changed", "message": error.message}
-    return {"state": "late", "message": error.message, "decided": words.ruling(error.extra)}
+        return {"state": "changed", "message": record(error.message)}
+    return {"state": "late", "message": record(error.message), "decided": review_words.ruling(error.extra)}

@@ -29,6 +29,8 @@ from services.review.flips import (
     place,
     read_start,
 )
+from services.review.language import translate as _
+from services.review.recorded import record
 from services.review.site import blueprint
 
 CONFIDENCE = 0.95  # two-sided
@@ -86,10 +88,10 @@ def show_comparison_flips(model_name: str) -> ResponseReturnValue:
         model = catalogue.get_model(session, model_name)
         before, after = _read_versions(session, model)
         if before is None or after is None:
-            raise InvalidInput("Name two versions: `?before=` and `?after=`.")
+            raise InvalidInput(_("Name two versions: `?before=` and `?after=`."))
         contrast, problem = find_contrast(session, model, before, after)
         if contrast is None:
-            raise ArtefactInvalid(problem or "These two cannot be compared.")
+            raise ArtefactInvalid(problem or _("These two cannot be compared."))
         shelf = find_shelf(contrast.shelves, "holdout", request.args.get("way", "broken"))
         start = read_start(len(shelf.ids))
         ids = shelf.ids[start : start + A_PAGE]
@@ -131,7 +133,7 @@ def _read_versions(session: Session, model: Model) -> tuple[Version | None, Vers
 
 def _read_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidInput("`before` and `after` are numbers of versions.")
+        raise InvalidInput(_("`before` and `after` are numbers of versions."))
     return int(text)
 
 
@@ -140,13 +142,13 @@ def find_contrast(
 ) -> tuple[Contrast | None, str | None]:
     """The contrast, or why there is none."""
     if before.number == after.number:
-        return None, "Choose two different versions."
+        return None, _("Choose two different versions.")
     try:
         found = compare_versions(session, get_backend().system, model, before, after)
     except ArtefactInvalid as error:
-        return None, error.message
+        return None, record(error.message)
     except EmbeddingGone:
-        return None, "A picture was deleted in this very moment. Load the page again."
+        return None, _("A picture was deleted in this very moment. Load the page again.")
     if not found.answers.image_ids:
         return None, say.nothing_in_common(found.left_out)
     return _describe(model, found), None

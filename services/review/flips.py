@@ -20,6 +20,7 @@ from backtalk.system import System
 from backtalk.tables import Correction, GateCheck, Image, Model, Prediction, Run, Sample, Version
 from services.backend import get_backend
 from services.review import queries
+from services.review.language import translate as _
 from services.review.site import blueprint
 
 SHOWN_FIRST = 8  # pictures of a row, on the page of a run or of a comparison
@@ -68,7 +69,7 @@ def list_shelves(checks: Iterable[GateCheck]) -> list[Shelf]:
 def find_shelf(shelves: Iterable[Shelf], of: str, way: str) -> Shelf:
     """An empty one where nothing was flipped so. Raises InvalidInput: there is no such set or way."""
     if of not in set(SETS) or way not in WAYS:
-        raise InvalidInput("Pictures are those `fixed` or `broken`, of `holdout`, `regression` or `kept`.")
+        raise InvalidInput(_("Pictures are those `fixed` or `broken`, of `holdout`, `regression` or `kept`."))
     return next((s for s in shelves if (s.of, s.way) == (of, way)), Shelf(of, way, 0, []))
 
 
@@ -109,10 +110,10 @@ def _ask(session: Session, system: System, version: Version | None, keys: list[U
 def say_gone(image: Image | None) -> str | None:
     """Why a picture cannot be shown; None where it can."""
     if image is None:
-        return "No such picture any more."
+        return _("No such picture any more.")
     if image.deleted_at is not None:
-        return "Deleted since."
-    return "Its pixels are not kept." if image.store_key is None else None
+        return _("Deleted since.")
+    return _("Its pixels are not kept.") if image.store_key is None else None
 
 
 # --- pages -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backtalk.tables import GateCheck
+from services.review.language import translate as _
 from services.review.words import Said, share
 
 BAR_FROM, BAR_WIDTH = 2.0, 128.0  # pixels of the bar's track
@@ -35,7 +36,7 @@ SPECS = {
     "artefact": Spec("SavedModel agrees with what serves", "tiny", "below"),
 }
 
-_RESULTS = {
+RESULTS = {
     "passed": Said("good", "approve", "passed"),
     "failed": Said("bad", "reject", "failed"),
     "undecided": Said("warn", "unsure", "cannot tell"),
@@ -73,7 +74,7 @@ class Line:
 def make_line(check: GateCheck) -> Line:
     """One row of `gate_checks`, ready to print."""
     spec = SPECS.get(check.check, Spec(check.check.replace("-", " ").capitalize(), "number", "below"))
-    result = _RESULTS[_find_outcome(check)]
+    result = RESULTS[_find_outcome(check)]
     limit = check.detail.get("limit")
     bound = check.bound
     if check.check == "artefact":  # its bound is the limit itself
@@ -82,9 +83,9 @@ def make_line(check: GateCheck) -> Line:
         bound = None
     shown_only = check.detail.get("outcome") == "shown"
     return Line(
-        title=spec.title,
+        title=_(spec.title),
         meaning=str(check.detail.get("sentence", "")),
-        result=result,
+        result=result.translated(),
         value=_format(check.value, spec.unit),
         bound=_format(bound, spec.unit),
         limit="–" if shown_only else _say_limit(spec, limit),
@@ -104,13 +105,13 @@ def _say_limit(spec: Spec, limit: float | None) -> str:
 
 def _find_outcome(check: GateCheck) -> str:
     given = check.detail.get("outcome")
-    if given in _RESULTS:
+    if given in RESULTS:
         return str(given)
     return {True: "passed", False: "failed", None: "shown"}[check.passed]
 
 
 _FORMATS: dict[str, Callable[[float], str]] = {
-    "points": lambda value: f"{100 * value:+.1f} pt",
+    "points": lambda value: _("%(n)s pt", n=f"{100 * value:+.1f}"),
     "share": share,
     "tiny": lambda value: f"{value:.1e}",
     "count": lambda value: f"{value:.0f}",

@@ -15,6 +15,8 @@ from backtalk.uncertain import draw_uncertain
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
 from services.review import queries, queue_words, words
+from services.review.language import translate as _
+from services.review.language import translate_all
 from services.review.queue import count_for_caller, read_json, read_view, show_item
 from services.review.review_words import GRID_VIEW
 from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
@@ -49,7 +51,7 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         "release": url_for("pages.release", model_name=model.name),
         "grid": url_for("pages.show_grid", model_name=model.name),
         "queue": asked.queue,
-        "words": GRID_VIEW,
+        "words": translate_all(GRID_VIEW),
     }
     return render_template(
         "pages/grid.html",
@@ -59,8 +61,8 @@ def show_grid(model_name: str) -> ResponseReturnValue:
         queues=queue_words.describe_queues(states),
         selection=asked,  # the form says what was asked for; the chips, what is shown
         chips=chips,
-        any_label=[("", "any"), *((label, label) for label in model.labels)],
-        any_reporter=[("", "any"), *((name, name) for name in reporters)],
+        any_label=[("", _("any")), *((label, label) for label in model.labels)],
+        any_reporter=[("", _("any")), *((name, name) for name in reporters)],
         without_like=f"{data['grid']}?{selection.but(like=None).query}",
         data=data,
     )

@@ -11,6 +11,8 @@ from backtalk.policy import Policy
 from backtalk.states import ACTIVE_RUN_STATES
 from backtalk.tables import Model, Run, TriggerCheck
 from services.review import queries, words
+from services.review.language import join_sentences
+from services.review.language import translate as _
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Card:
 
 def make_card(session: Session, model: Model) -> Card:
     found = find_outlook(session, model)
-    line = f"{found.approved} of {found.wanted} approved towards the next run. {found.sentence}"
+    begin = _("%(n)s of %(wanted)s approved towards the next run.", n=found.approved, wanted=found.wanted)
+    line = join_sentences((begin, found.sentence))
     return Card(model, review.count_open(session, model.id, words.COUNTED_MOST + 1), line)
 
 
@@ -49,18 +52,18 @@ def find_outlook(session: Session, model: Model) -> Outlook:
 
 def _say(policy: Policy, approved: int, last: Run | None, check: TriggerCheck | None, now: datetime) -> str:
     if last is not None and last.state in ACTIVE_RUN_STATES:
-        return "A run is going on; the rules are asked again when it ends."
+        return _("A run is going on; the rules are asked again when it ends.")
     if policy.hold:
-        return "On hold: no run starts by itself."
+        return _("On hold: no run starts by itself.")
     waits = []
     cooldown_s = _find_cooldown_s(policy, last, now)
     if cooldown_s > 0:
-        waits.append(f"Cooldown {words.duration(cooldown_s)}.")
+        waits.append(_("Cooldown %(n)s.", n=words.duration(cooldown_s)))
     elif approved >= policy.min_approved and check is not None and not check.fired:
         waits.append(words.trigger_reason(check))  # something else is in the way: it says what
     if policy.nightly:
-        waits.append(f"Next night {say_night(policy, now)}.")
-    return " ".join(waits)
+        waits.append(_("Next night %(when)s.", when=say_night(policy, now)))
+    return join_sentences(waits)
 
 
 def _find_cooldown_s(policy: Policy, last: Run | None, now: datetime) -> float:
@@ -73,7 +76,7 @@ def say_night(policy: Policy, now: datetime) -> str:
     """When the next nightly run is due, at the model's home: `02:00 UTC, in 5 h`."""
     latest = find_latest_night(policy, now)
     if latest is None:
-        return "never"
+        return _("never")
     hours = (night_begins(policy, latest + timedelta(days=1)) - now).total_seconds() / 3600
-    soon = f"in {hours:.0f} h" if hours >= 1.5 else f"in {hours * 60:.0f} min"
-    return f"{policy.nightly} {policy.timezone}, {soon}"
+    soon = _("in %(n)s h", n=round(hours)) if hours >= 1.5 else _("in %(n)s min", n=round(hours * 60))
+    return f"{policy.nightly} {policy.timezone}{_(', ')}{soon}"

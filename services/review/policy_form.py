@@ -23,6 +23,7 @@ from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.review.actions import ask
+from services.review.language import translate as _
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -88,7 +89,7 @@ def _find_before() -> dict[str, str]:
         before = json.loads(request.form.get("before", ""))
         return {str(name): str(text) for name, text in before.items()}
     except (ValueError, AttributeError):
-        raise EtagMissing("This form does not say which policy it was made from. Open it again.") from None
+        raise EtagMissing(_("This form does not say which policy it was made from. Open it again.")) from None
 
 
 def _render(
@@ -119,23 +120,32 @@ def _render(
 
 def _ask(session: Session, model: Model, now: Policy, wanted: Policy, changes: dict[str, str]) -> str:
     old, new = _as_text(now), _as_text(wanted)
-    will = [f"{name} becomes {new[name]}; it was {old[name]}." for name in changes]
+    will = [
+        _("%(name)s becomes %(new)s; it was %(old)s.", name=name, new=new[name], old=old[name])
+        for name in changes
+    ]
     if wanted.keep_images != now.keep_images or wanted.retention_days < now.retention_days:
-        will.append("Pictures that the new rule does not keep are deleted within the day, for good.")
+        will.append(_("Pictures that the new rule does not keep are deleted within the day, for good."))
     approved = catalogue.count_decided_new(session, model)
     if wanted.hold:
-        will.append("The model is on hold then: no run starts and nothing goes live by itself.")
+        will.append(_("The model is on hold then: no run starts and nothing goes live by itself."))
     elif approved >= wanted.min_approved and (approved < now.min_approved or now.hold):
-        will.append(f"{approved} statements are approved, so a run is due at once.")
+        will.append(_("%(n)s statements are approved, so a run is due at once.", n=approved))
     else:
-        will.append(f"{approved} of {wanted.min_approved} statements are approved towards the next run.")
+        will.append(
+            _(
+                "%(n)s of %(wanted)s statements are approved towards the next run.",
+                n=approved,
+                wanted=wanted.min_approved,
+            )
+        )
     return ask(
         model,
-        "Change the policy?",
+        _("Change the policy?"),
         will,
         action=url_for("pages.change_policy", model_name=model.name),
         fields=changes | {"sure": "yes", "before": json.dumps(old)},
-        button="Save the policy",
+        button=_("Save the policy"),
         icon_name="approve",
         style="main",
     )

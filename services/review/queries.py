@@ -28,6 +28,8 @@ from backtalk.tables import (
     TriggerCheck,
     Version,
 )
+from services.review.language import translate as _
+from services.review.language import write_share
 
 
 def check_item_of(session: Session, model: Model, item_id: str) -> None:
@@ -156,5 +158,6 @@ def _say_accuracy(measured: dict[str, float | None] | None) -> str | None:
         return None
     low, high = measured.get("low"), measured.get("high")
     if low is None or high is None:
-        return f"{100 * share:.1f} %"
-    return f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        return write_share(share)
+    bounds = {"low": f"{100 * low:.1f}", "high": f"{100 * high:.1f}"}
+    return _("%(share)s (%(low)s to %(high)s)", share=write_share(share), **bounds)

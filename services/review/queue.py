@@ -16,6 +16,8 @@ from backtalk.tables import Model
 from services.backend import get_backend
 from services.pictures import PICTURE_SIDE, TILE_SIDE, answer_picture
 from services.review import queries, queue_words, words
+from services.review.language import translate_all
+from services.review.recorded import record
 from services.review.review_words import REVIEW_VIEW
 from services.review.sessions import needs
 from services.review.site import blueprint
@@ -40,7 +42,7 @@ def show_queue(model_name: str) -> ResponseReturnValue:
         "lease": url_for("pages.lease", model_name=model.name),
         "answers": url_for("pages.take_answers", model_name=model.name),
         "release": url_for("pages.release", model_name=model.name),
-        "words": REVIEW_VIEW,
+        "words": translate_all(REVIEW_VIEW),
     }
     shown = {"queue": queue, "queues": queue_words.describe_queues(states), "data": data}
     return render_template("pages/queue.html", model=model, counts=counts, **shown)
@@ -118,7 +120,7 @@ def show_item(model: Model, view: ItemView, disputed: bool) -> dict[str, Any]:
         "reported": view.reported,
         "scores": view.scores,
         "note": view.note,
-        "mark": view.mark,
+        "mark": record(view.mark),
         "reporter": view.reporter,
         "image": url_for("pages.send_picture", model_name=model.name, image_id=view.image_id),
         "flagged": words.actor(view.flagged_by) if view.flagged_by else None,

@@ -6,17 +6,25 @@ from typing import Any
 from backtalk.queues import QueueState
 from backtalk.states import DAILY_QUEUES, Queue
 from services.review import words
+from services.review.language import mark
+from services.review.language import translate as _
 
 _QUEUES = {
-    None: ("All that is due", "Corrections, disputed and audits, the oldest first."),
-    Queue.CORRECTIONS: ("Corrections", "Somebody reported them as wrong."),
-    Queue.DISPUTED: ("Disputed", "Reports, or two reviewers, contradict each other."),
-    Queue.AUDITS: ("Audits", "Drawn at random when they were made: they tell how good the model is."),
-    Queue.UNCERTAIN: (
-        "Uncertain",
-        "The model was not sure, and nobody has spoken of them. Drawn when asked for.",
+    None: (mark("All that is due"), mark("Corrections, disputed and audits, the oldest first.")),
+    Queue.CORRECTIONS: (mark("Corrections"), mark("Somebody reported them as wrong.")),
+    Queue.DISPUTED: (mark("Disputed"), mark("Reports, or two reviewers, contradict each other.")),
+    Queue.AUDITS: (
+        mark("Audits"),
+        mark("Drawn at random when they were made: they tell how good the model is."),
     ),
-    Queue.SUSPECTED: ("Suspected labels", "Training labels that the other samples speak against."),
+    Queue.UNCERTAIN: (
+        mark("Uncertain"),
+        mark("The model was not sure, and nobody has spoken of them. Drawn when asked for."),
+    ),
+    Queue.SUSPECTED: (
+        mark("Suspected labels"),
+        mark("Training labels that the other samples speak against."),
+    ),
 }
 
 
@@ -41,14 +49,14 @@ def _queue(
     queue: Queue | None, size: int, more: bool, oldest_at: datetime | None, decided_hour: int
 ) -> dict[str, Any]:
     name, meaning = _QUEUES[queue]
-    lines = [f"{words.thousands(size)}{'+' if more else ''} open"]
+    shown = f"{words.thousands(size)}{'+' if more else ''}"
+    decided = words.thousands(decided_hour)
+    line = _("%(n)s open, %(decided)s decided in the last hour.", n=shown, decided=decided)
     if oldest_at is not None:
-        lines.append(f"oldest {words.ago(oldest_at)}")
-    lines.append(f"{words.thousands(decided_hour)} decided in the last hour")
-    return {
-        "queue": queue or "",
-        "name": name,
-        "meaning": meaning,
-        "size": f"{words.thousands(size)}{'+' if more else ''}",
-        "line": ", ".join(lines),
-    }
+        line = _(
+            "%(n)s open, oldest %(when)s, %(decided)s decided in the last hour.",
+            n=shown,
+            when=words.ago(oldest_at),
+            decided=decided,
+        )
+    return {"queue": queue or "", "name": _(name), "meaning": _(meaning), "size": shown, "line": line}

@@ -11,6 +11,7 @@ from backtalk.errors import InvalidInput
 from backtalk.states import Scope
 from backtalk.tables import Model
 from services.backend import get_backend
+from services.review.language import translate as _
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -60,7 +61,7 @@ def show_audit() -> ResponseReturnValue:
     """`?model=`, `?actor=` and `?action=` narrow the list; `?before=` is where the next page begins."""
     given = {name: request.args.get(name, "").strip() or None for name in ("model", "actor", "action")}
     if any(text is not None and not text.isprintable() for text in given.values()):
-        raise InvalidInput("That filter holds characters that no name has.")
+        raise InvalidInput(_("That filter holds characters that no name has."))
     with get_backend().system.db.reading() as session:
         entries = audit.list_entries(session, before=read_before(), limit=A_PAGE + 1, **given)
         newest = audit.list_entries(session, limit=1)

@@ -1,6 +1,11 @@
 """The sentences of the review view; its module gets them as data, so that one place holds them all."""
 
+from typing import Any
+
 from backtalk.undoing import Learned
+from services.review.language import join_sentences, translate_many
+from services.review.language import translate as _
+from services.review.words import actor
 
 #: What focus view and grid both say.
 SENDING = {
@@ -63,6 +68,7 @@ REVIEW_VIEW = SENDING | {
     "reportedBy": "Reported by {reporter}",
     "lookTwice": "Look twice. {mark}",
     "approve": "Approve “{label}”",
+    "swipe": {"approve": "Approve", "reject": "Reject", "skip": "Skip"},
     "pictureAlt": "The picture to review",
     "pictureGone": "The picture is gone: deleted, or not kept. Reject it: nothing is learned from it then.",
     "reportArrived": "A report about this picture has just come in.",
@@ -120,24 +126,54 @@ def learned_sentence(learned: Learned) -> str | None:
     """What an undo does not undo; None where nothing has learned from the answer."""
     said = []
     if learned.training:
-        said.append("A run is learning from it just now, and goes on with it.")
+        said.append(_("A run is learning from it just now, and goes on with it."))
     if learned.versions:
         said.append(_say_versions(learned))
     if learned.judged:
-        runs = "run was" if learned.judged == 1 else "runs were"
-        said.append(f"{learned.judged} {runs} judged with it; those verdicts stand.")
+        said.append(
+            translate_many(
+                "%(n)s run was judged with it; those verdicts stand.",
+                "%(n)s runs were judged with it; those verdicts stand.",
+                learned.judged,
+            )
+        )
     if not said:
         return None
-    begin = "Your answer is taken back, but not what was made of it."
-    return " ".join([begin, *said, "The next run leaves it out."])
+    begin = _("Your answer is taken back, but not what was made of it.")
+    return join_sentences([begin, *said, _("The next run leaves it out.")])
 
 
 def _say_versions(learned: Learned) -> str:
-    names = ", ".join(str(number) for number in learned.versions)
-    said = f"Version {names} has" if len(learned.versions) == 1 else f"Versions {names} have"
+    names, n = _(", ").join(str(number) for number in learned.versions), len(learned.versions)
     if not learned.live:
-        return f"{said} learned from it; the live version has not."
-    return (
-        f"{said} learned from it, and so has the live version: it answers as before until another one is "
-        "promoted, or until somebody rolls back."
+        return translate_many(
+            "Version %(names)s has learned from it; the live version has not.",
+            "Versions %(names)s have learned from it; the live version has not.",
+            n,
+            names=names,
+        )
+    return translate_many(
+        "Version %(names)s has learned from it, and so has the live version: it answers as before until "
+        "another one is promoted, or until somebody rolls back.",
+        "Versions %(names)s have learned from it, and so has the live version: it answers as before until "
+        "another one is promoted, or until somebody rolls back.",
+        n,
+        names=names,
     )
+
+
+def ruling(late: dict[str, Any]) -> dict[str, Any]:
+    """A decision that somebody else took first, for the card that says so. `late`: what ItemChanged adds."""
+    label, seconds = late["decided_as"], late["seconds_ago"]
+    by = actor(late["decided_by"]) if "decided_by" in late else _("another reviewer")
+    who = _("you, in another window,") if late["own"] else by
+    when = _("%(n)s s ago", n=seconds) if seconds < 90 else _("a while ago")
+    said = _("Decided as teaching nothing by %(who)s %(when)s.", who=who, when=when)
+    if label:
+        said = _("Decided as “%(label)s” by %(who)s %(when)s.", label=label, who=who, when=when)
+    return {
+        "action": late["action"],
+        "label": label,
+        "own": late["own"],
+        "said": said,
+    }

@@ -15,6 +15,8 @@ from services.review import queries, words
 from services.review.figures import Figures, make_figures
 from services.review.flips import SHOWN_FIRST, Flip, Shelf, describe_flips, find_both, list_shelves
 from services.review.gate_table import make_line
+from services.review.language import mark
+from services.review.language import translate as _
 from services.review.polling import answer_poll, polled
 from services.review.site import blueprint
 
@@ -93,23 +95,25 @@ def _hang_gallery(
 
 
 _GROUPS = {
-    "splits": "Split",
-    "origins": "Where from",
-    "train_labels": "Labels trained on",
-    "left_out": "Left out, since no person approved it",
-    "capped": "Over the cap, by app",
+    "splits": mark("Split"),
+    "origins": mark("Where from"),
+    "train_labels": mark("Labels trained on"),
+    "left_out": mark("Left out, since no person approved it"),
+    "capped": mark("Over the cap, by app"),
 }
 
 
 def _tabulate(counts: dict[str, Any]) -> list[tuple[str, list[tuple[str, int]]]]:
     """Snapshot counts as groups of lines, largest first."""
     groups = [
-        (title, sorted(counts[key].items(), key=lambda pair: -pair[1]))
+        (_(title), sorted(counts[key].items(), key=lambda pair: -pair[1]))
         for key, title in _GROUPS.items()
         if counts.get(key)
     ]
     if counts.get("stay_right"):
-        groups.append(("Without a label", [("answers that nobody complained about", counts["stay_right"])]))
+        groups.append(
+            (_("Without a label"), [(_("answers that nobody complained about"), counts["stay_right"])])
+        )
     return groups
 
 
@@ -117,20 +121,21 @@ def _list_facts(session: Session, model: Model, run: Run) -> list[tuple[str, str
     version = catalogue.find_version(session, model, run.version) if run.version else None
     chosen = version.metrics.get("chosen", {}) if version else {}
     facts = [
-        ("Run", str(run.id)),
-        ("Asked for by", words.actor(run.requested_by)),
-        ("Made from version", str(run.base_version or "–")),
-        ("Makes version", str(run.version or "–")),
-        ("Seed", str(run.seed)),
-        ("Decisions up to", str(run.decision_cut or "–")),
-        ("Attempt", str(run.attempt)),
+        (_("Run"), str(run.id)),
+        (_("Asked for by"), words.actor(run.requested_by)),
+        (_("Made from version"), str(run.base_version or "–")),
+        (_("Makes version"), str(run.version or "–")),
+        (_("Seed"), str(run.seed)),
+        (_("Decisions up to"), str(run.decision_cut or "–")),
+        (_("Attempt"), str(run.attempt)),
     ]
-    facts += [(f"Chosen {name}", str(value)) for name, value in chosen.items()]
+    facts += [(_("Chosen %(name)s", name=name), str(value)) for name, value in chosen.items()]
     if version:
-        facts.append(("Artefact", version.artefact_digest[:16] + "…"))
+        facts.append((_("Artefact"), version.artefact_digest[:16] + "…"))
     return facts
 
 
+DONE, NOW, TO_COME = mark("done"), mark("now"), mark("to come")
 _LATE_PARTS = {RunState.JUDGING: "judge", RunState.PROMOTING: "promote"}
 
 
@@ -143,5 +148,5 @@ def _list_steps(run: Run) -> list[dict[str, str]]:
     elif part == "export" and run.kind == RunKind.FULL and "read" not in run.progress.get("seconds", {}):
         part = "tune"  # the backbone is written first; the head, whose export is a step, comes later
     at = names.index(part) if part in names else 1
-    states = ["done"] * at + ["now"] + ["to come"] * (len(names) - at - 1)
-    return [{"text": words.PARTS[name], "state": state} for name, state in zip(names, states, strict=True)]
+    states = [DONE] * at + [NOW] + [TO_COME] * (len(names) - at - 1)
+    return [{"text": _(say.PARTS[name]), "state": state} for name, state in zip(names, states, strict=True)]

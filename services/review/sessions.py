@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import ParamSpec
 from urllib.parse import urlsplit
@@ -15,12 +15,17 @@ from backtalk import identity
 from backtalk.errors import NotAllowed, NotAuthenticated
 from backtalk.states import Scope
 from services.backend import get_backend
+from services.review.language import COOKIE, LANGUAGES
+from services.review.language import translate as _
 from services.review.site import blueprint, wants_json
 
 P = ParamSpec("P")
 
 #: What may be asked for without a session.
-OPEN_ENDPOINTS = {"pages.send_asset", "pages.show_sign_in", "pages.sign_in"}
+OPEN_ENDPOINTS = {"pages.send_asset", "pages.show_sign_in", "pages.sign_in", "pages.switch_language"}
+#: What somebody may ask for who may do nothing: everybody has a scope but for a password that was given.
+WITHOUT_SCOPES = {"pages.show_account", "pages.change_password", "pages.sign_out"}
+LANGUAGE_KEPT = timedelta(days=365)
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -50,14 +55,23 @@ def open_session() -> ResponseReturnValue | None:
         with get_backend().system.db.transaction() as session:
             found = identity.find_session(session, token)
         if found:
-            g.caller, g.csrf_token = found[0], found[1].csrf_token
+            g.caller, g.csrf_token, g.proved_at = found[0], found[1].csrf_token, found[1].created_at
     if request.endpoint in OPEN_ENDPOINTS:
         return None
     if "caller" not in g:
         return ask_to_sign_in()
     if request.method not in SAFE_METHODS:
         check_csrf()
-    return None
+    return None if g.caller.scopes else lead_to_new_password()
+
+
+def lead_to_new_password() -> ResponseReturnValue | None:
+    """Who has signed in with a password that an admin gave may do nothing before choosing another one."""
+    if request.endpoint in WITHOUT_SCOPES:
+        return None
+    if wants_json() or request.method not in SAFE_METHODS:
+        raise NotAllowed(_("Choose a password of your own first, on the page of your account."))
+    return redirect(url_for("pages.show_account"), code=303)
 
 
 def refuse_other_sites() -> None:
@@ -73,19 +87,19 @@ def refuse_other_sites() -> None:
     else:
         same = origin is None or urlsplit(origin).netloc == request.host
     if not same:
-        raise NotAllowed("This request came from another site, so it was refused. Open the page itself.")
+        raise NotAllowed(_("This request came from another site, so it was refused. Open the page itself."))
 
 
 def check_csrf() -> None:
     """Raises StalePage unless the request carries the session's token, as a header or a form field."""
     given = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token") or ""
     if not hmac.compare_digest(given.encode(), g.csrf_token.encode()):
-        raise StalePage("The page was out of date, so nothing was changed. Reload it and try again.")
+        raise StalePage(_("The page was out of date, so nothing was changed. Reload it and try again."))
 
 
 def ask_to_sign_in() -> ResponseReturnValue:
     if wants_json() or request.method not in SAFE_METHODS:
-        raise NotAuthenticated("You are signed out. Sign in again; nothing that you did here is lost.")
+        raise NotAuthenticated(_("You are signed out. Sign in again; nothing that you did here is lost."))
     if "HX-Request" in request.headers:
         # A fragment cannot hold the sign-in page: let htmx leave for it.
         response = Response(status=204)
@@ -103,8 +117,8 @@ def needs(*scopes: Scope) -> Callable[[Callable[P, ResponseReturnValue]], Callab
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
             if not allowed & g.caller.scopes:
-                wanted = " or ".join(f"“{scope}”" for scope in scopes)
-                raise NotAllowed(f"This needs the scope {wanted}; ask an admin for it.")
+                wanted = _(" or ").join(f"“{scope}”" for scope in scopes)
+                raise NotAllowed(_("This needs the scope %(scope)s; ask an admin for it.", scope=wanted))
             return view(*args, **kwargs)
 
         return guarded
@@ -169,6 +183,16 @@ def find_browser() -> str | None:
 def describe_browser() -> dict[str, str | None]:
     """Where an attempt to prove a password comes from, for the throttle."""
     return {"address": request.remote_addr, "browser": find_browser()}
+
+
+@blueprint.post("/language")
+def switch_language() -> ResponseReturnValue:
+    """Of this browser, whoever is at it; before the sign-in too."""
+    response = redirect(local_target(request.form.get("next")), code=303)
+    chosen = request.form.get("language", "")
+    if chosen in LANGUAGES:
+        set_cookie(response, COOKIE, chosen, datetime.now(UTC) + LANGUAGE_KEPT)
+    return response
 
 
 @blueprint.post("/sign-out")

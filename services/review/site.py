@@ -15,6 +15,7 @@ from flask import (
     send_from_directory,
     url_for,
 )
+from flask.sansio.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,7 +23,8 @@ from werkzeug.exceptions import HTTPException
 
 from backtalk import errors
 from backtalk.states import Scope
-from services.review import evidence_words, words
+from services.review import evidence_words, recorded, words
+from services.review.language import LANGUAGES, choose_language, find_message, find_plural, translate
 
 STATIC = Path(__file__).parent / "static"
 
@@ -45,6 +47,14 @@ STATUSES: tuple[tuple[type[errors.BacktalkError], int], ...] = (
 )
 
 blueprint = Blueprint("pages", __name__, template_folder="templates")
+
+
+@blueprint.record_once
+def teach_languages(state: BlueprintSetupState) -> None:
+    """`{% trans %}` and `_()` in templates; both fill in `%(name)s`, escaped."""
+    env = state.app.jinja_env
+    env.add_extension("jinja2.ext.i18n")
+    env.install_gettext_callables(find_message, find_plural, newstyle=True)  # type: ignore[attr-defined]
 
 
 @cache
@@ -75,6 +85,9 @@ def add_headers(response: Response) -> Response:
     headers = response.headers
     headers.setdefault("Content-Security-Policy", PAGE_POLICY)
     headers.setdefault("Cache-Control", "no-store")
+    if request.endpoint != "pages.send_asset":
+        headers["Content-Language"] = choose_language()
+        response.vary.update(("Accept-Language", "Cookie"))
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "same-origin"
     headers["Cross-Origin-Opener-Policy"] = "same-origin"
@@ -93,7 +106,9 @@ def name_for_templates() -> dict[str, object]:
         "may": {scope.value: scope in scopes or Scope.ADMIN in scopes for scope in Scope},
         "words": words,
         "say": evidence_words,
-        "done": words.DONE.get(request.args.get("done", "")),
+        "done": words.done(request.args.get("done", "")),
+        "language": choose_language(),
+        "languages": LANGUAGES,
         "fragment": "HX-Request" in request.headers,
     }
 
@@ -105,7 +120,9 @@ def wants_json() -> bool:
 
 def render_error(status: int, condition: str, message: str, **extra: object) -> Response:
     if wants_json():
-        response = make_response({"condition": condition, "message": message, **extra}, status)
+        response = make_response(
+            {"condition": condition, "message": recorded.record(message), **extra}, status
+        )
     else:
         page = render_template("pages/error.html", status=status, message=message)
         response = make_response(page, status)
@@ -124,7 +141,9 @@ def render_condition(error: errors.BacktalkError) -> ResponseReturnValue:
 @blueprint.errorhandler(PoolTimeout)
 def render_database_away(error: Exception) -> ResponseReturnValue:
     current_app.logger.warning("database away: %s", error)
-    return render_error(503, "Unavailable", "The database does not answer just now. Try again in a moment.")
+    return render_error(
+        503, "Unavailable", translate("The database does not answer just now. Try again in a moment.")
+    )
 
 
 @blueprint.errorhandler(HTTPException)
@@ -136,5 +155,7 @@ def render_http_error(error: HTTPException) -> ResponseReturnValue:
 @blueprint.errorhandler(Exception)
 def render_unforeseen(error: Exception) -> ResponseReturnValue:
     current_app.logger.error("%s %s failed", request.method, request.path, exc_info=error)
-    message = f"Something went wrong here. The request id {g.get('request_id', '–')} finds it in the log."
+    message = translate(
+        "Something went wrong here. The request id %(id)s finds it in the log.", id=g.get("request_id", "–")
+    )
     return render_error(500, "InternalServerError", message)

@@ -19,6 +19,7 @@ from backtalk.system import System
 from backtalk.tables import Model, Version
 from services.backend import get_backend
 from services.review import queries
+from services.review.language import translate as _
 from services.review.sessions import needs
 from services.review.site import blueprint
 
@@ -125,7 +126,7 @@ def send_archive(model_name: str, number: int, form: str, list_files: Lister) ->
         Unavailable: too many downloads are going on.
     """
     if not _downloads.acquire(blocking=False):
-        raise Unavailable("Other downloads are going on. Try again when they are done.")
+        raise Unavailable(_("Other downloads are going on. Try again when they are done."))
     try:
         archive = _open_archive(model_name, number, form, list_files)
     except BaseException:

@@ -1,14 +1,18 @@
 """What the pages say: states, times, triggers and the ledger in plain words."""
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time
 
+from backtalk.identity import KeyStatus, Person
 from backtalk.interventions import PROMOTABLE
 from backtalk.items import DISAGREEMENT
 from backtalk.lineage import Taint
-from backtalk.states import ACTIVE_RUN_STATES, RunState, VersionState
+from backtalk.states import ACTIVE_RUN_STATES, RunKind, RunState, VersionState
 from backtalk.tables import LedgerEntry, Run, TriggerCheck, Version
+from services.review.language import join_sentences, mark, write_number, write_share, write_time
+from services.review.language import translate as _
+from services.review.recorded import record
 
 ACTIVE = ACTIVE_RUN_STATES
 
@@ -22,6 +26,13 @@ TABS = (
     ("pages.show_triggers", "Triggers"),
     ("pages.show_ledger", "Ledger"),
     ("pages.show_policy", "Policy"),
+)
+
+#: For admins, where no model is open.
+SITE_TABS = (
+    ("pages.show_home", mark("Models")),
+    ("pages.show_people", mark("People")),
+    ("pages.show_keys", mark("Keys")),
 )
 
 REVIEW_TABS = {"pages.show_queue", "pages.show_grid"}  # for reviewers alone
@@ -38,6 +49,8 @@ STATUS_TITLES = {
     503: "Back in a moment",
 }
 
+SOMETHING_WRONG = mark("Something went wrong")
+
 #: What a redirect after a button may announce.
 DONE = {
     "run": "The run is queued; it begins in a moment.",
@@ -47,6 +60,10 @@ DONE = {
     "hold": "The hold is lifted. What waits is considered now.",
     "policy": "The policy is saved.",
     "password": "The password is changed. You are signed out everywhere else.",
+    "roles": "Saved. It holds from their next click on.",
+    "disabled": "They are signed out and can sign in no more.",
+    "enabled": "They can sign in again.",
+    "revoked": "The key is revoked. It is refused within five seconds.",
 }
 
 
@@ -59,8 +76,11 @@ class Said:
     text: str
     meaning: str = ""
 
+    def translated(self) -> "Said":
+        return replace(self, text=_(self.text), meaning=_(self.meaning))
 
-_RUN_STATES = {
+
+RUN_STATES = {
     RunState.QUEUED: Said("accent", "wait", "queued", "Waits for a training worker."),
     RunState.TRAINING: Said("accent", "run", "training", "A trainer is fitting the candidate."),
     RunState.JUDGING: Said("accent", "run", "judging", "Candidate and champion answer the same images."),
@@ -73,7 +93,7 @@ _RUN_STATES = {
     RunState.FAILED: Said("bad", "warn", "failed", "It broke off; the champion keeps serving."),
     RunState.CANCELLED: Said("", "reject", "cancelled", "A person stopped it."),
 }
-_VERSION_STATES = {
+VERSION_STATES = {
     VersionState.LIVE: Said("good", "live", "live"),
     VersionState.CANDIDATE: Said("accent", "wait", "candidate"),
     VersionState.RETIRED: Said("", "past", "retired"),
@@ -84,11 +104,48 @@ _VERSION_STATES = {
 
 
 def run_state(state: str) -> Said:
-    return _RUN_STATES[RunState(state)]
+    return RUN_STATES[RunState(state)].translated()
 
 
 def version_state(state: str) -> Said:
-    return _VERSION_STATES[VersionState(state)]
+    return VERSION_STATES[VersionState(state)].translated()
+
+
+def run_kind(kind: str) -> str:
+    return {RunKind.HEAD: _("head"), RunKind.FULL: _("full")}[RunKind(kind)]
+
+
+def run_title(kind: str) -> str:
+    return {RunKind.HEAD: _("Head run"), RunKind.FULL: _("Full run")}[RunKind(kind)]
+
+
+def status_title(status: int) -> str:
+    return _(STATUS_TITLES.get(status, SOMETHING_WRONG))
+
+
+def done(what: str) -> str | None:
+    """What a redirect after a button announces; None if nothing."""
+    return _(DONE[what]) if what in DONE else None
+
+
+_KEY_STATES = {
+    "live": Said("good", "live", mark("live")),
+    "rotating": Said("accent", "past", mark("two secrets")),
+    "expired": Said("warn", "wait", mark("expired")),
+    "revoked": Said("", "reject", mark("revoked")),
+}
+
+
+def key_state(key: KeyStatus) -> Said:
+    return _KEY_STATES[key.state].translated()
+
+
+def person_state(person: Person) -> Said:
+    if person.disabled_at is not None:
+        return Said("", "reject", _("disabled"))
+    if person.password_given_at is not None:
+        return Said("warn", "wait", _("has a given password"))
+    return Said("good", "approve", _("active"))
 
 
 def may_promote(version: Version) -> bool:
@@ -98,8 +155,7 @@ def may_promote(version: Version) -> bool:
 
 # --- numbers and times -------------------------------------------------------------------------
 def thousands(number: int) -> str:
-    """`12,345`, with a thin space where English has a comma."""
-    return f"{number:,}".replace(",", "\u202f")
+    return write_number(number)
 
 
 #: Counting stops here: nobody needs it more exactly, and pages stay quick.
@@ -112,155 +168,133 @@ def bounded(number: int) -> str:
 
 
 def share(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return write_share(value)
+
+
+#: Patterns of the CLDR.
+DATE = mark("d MMM y")
+DAY = mark("d MMM")
+DATE_AND_TIME = mark("d MMM y, HH:mm")
 
 
 def stamp(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
+    return f"{write_time(at, DATE_AND_TIME)} UTC"
+
+
+def say_day(at: date) -> str:
+    """`24 Nov`"""
+    return write_time(datetime.combine(at, time(), UTC), DAY)
 
 
 def ago(at: datetime, now: datetime | None = None) -> str:
     """How long ago, as coarse as anybody needs it."""
     seconds = max(0.0, ((now or datetime.now(UTC)) - at).total_seconds())
     if seconds < 10:
-        return "just now"
+        return _("just now")
     if seconds < 90:
-        return f"{seconds:.0f} s ago"
+        return _("%(n)s s ago", n=round(seconds))
     if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min ago"
+        return _("%(n)s min ago", n=round(seconds / 60))
     if seconds < 36 * 3600:
-        return f"{seconds / 3600:.0f} h ago"
+        return _("%(n)s h ago", n=round(seconds / 3600))
     if seconds < 14 * 86400:
-        return f"{seconds / 86400:.0f} days ago"
-    return f"{at.astimezone(UTC):%-d %b %Y}"
+        return _("%(n)s days ago", n=round(seconds / 86400))
+    return write_time(at, DATE)
 
 
 def duration(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return _("%(n)s s", n=f"{seconds:.1f}")
+    return (
+        _("%(n)s min", n=round(seconds / 60)) if seconds < 5400 else _("%(n)s h", n=f"{seconds / 3600:.1f}")
+    )
 
 
 def join_labels(labels: list[str], most: int = 6) -> str:
-    shown = ", ".join(labels[:most])
-    more = len(labels) - most
-    return f"{len(labels)} labels: {shown}" + (f" and {more} more" if more > 0 else "")
+    shown, more = join(labels[:most]), len(labels) - most
+    if more > 0:
+        return _("%(n)s labels: %(shown)s and %(more)s more", n=len(labels), shown=shown, more=more)
+    return _("%(n)s labels: %(shown)s", n=len(labels), shown=shown)
+
+
+def join(parts: Iterable[str]) -> str:
+    """`a, b, c` as the language sets it."""
+    return _(", ").join(parts)
 
 
 # --- who and why -------------------------------------------------------------------------------
+def split_key(key: str) -> tuple[str, str]:
+    """What stands before and after the first colon."""
+    return key.split(":", 1)[0], key.partition(":")[2]
+
+
 def actor(name: str) -> str:
-    kind, _, who = name.partition(":")
+    kind, who = split_key(name)
     known = {
         "user": who,
-        "key": f"key {who}",
-        "cli": "the command line",
-        "policy": "the policy",
-        DISAGREEMENT: "two reviewers who disagree",
+        "key": _("key %(id)s", id=who),
+        "cli": _("the command line"),
+        "policy": _("the policy"),
+        DISAGREEMENT: _("two reviewers who disagree"),
     }
     return known.get(kind, name)
 
 
 def trigger(key: str) -> str:
     """What a trigger key stands for, in a word or two."""
-    kind, _, rest = key.partition(":")
+    kind, rest = split_key(key)
     if kind == "nightly":
-        return f"night of {date.fromisoformat(rest):%-d %b}" if rest.count("-") == 2 else "night"
-    return {"approved": "enough approved", "manual": "asked for", "withdrawn": "withdrawn"}.get(kind, key)
+        if rest.count("-") != 2:
+            return _("night")
+        return _("night of %(day)s", day=say_day(date.fromisoformat(rest)))
+    known = {"approved": _("enough approved"), "manual": _("asked for"), "withdrawn": _("withdrawn")}
+    return known.get(kind, key)
 
 
 def trigger_sentence(run: Run) -> str:
-    kind, _, rest = run.trigger_key.partition(":")
+    kind, rest = split_key(run.trigger_key)
     who = actor(run.requested_by)
     sentence = {
-        "nightly": f"The nightly run of {rest}.",
-        "approved": f"Enough statements were approved (up to decision {rest}).",
-        "manual": f"Asked for by {who}.",
-        "withdrawn": f"Without what was withdrawn (retraction {rest}).",
-    }.get(kind, f"Started by {who}.")
-    return f"{sentence} Try {run.retry + 1}." if run.retry else sentence
+        "nightly": _("The nightly run of %(day)s.", day=rest),
+        "approved": _("Enough statements were approved (up to decision %(id)s).", id=rest),
+        "manual": _("Asked for by %(who)s.", who=who),
+        "withdrawn": _("Without what was withdrawn (retraction %(id)s).", id=rest),
+    }.get(kind) or _("Started by %(who)s.", who=who)
+    return join_sentences([sentence, _("Try %(n)s.", n=run.retry + 1)]) if run.retry else sentence
 
 
 def withdrawn(taint: Taint) -> str:
     """What a version learned and was withdrawn since."""
-    own = f"{taint.samples} of its samples were withdrawn since" if taint.samples else ""
-    through = (
-        f"it is made in part of version {taint.through}, which learned from some" if taint.through else ""
-    )
-    said = "; ".join(part for part in (own, through) if part)
-    return f"{said[:1].upper()}{said[1:]}."
+    said = []
+    if taint.samples:
+        said.append(_("%(n)s of its samples were withdrawn since.", n=taint.samples))
+    if taint.through:
+        said.append(_("It is made in part of version %(n)s, which learned from some.", n=taint.through))
+    return join_sentences(said)
 
 
 _LEDGER = {
-    "create": "Version {version} was the first",
-    "promote": "Version {version} took over from {previous}",
-    "rollback": "Rolled back from {previous} to version {version}",
+    "create": mark("Version %(version)s was the first, by %(who)s."),
+    "promote": mark("Version %(version)s took over from %(previous)s, by %(who)s."),
+    "rollback": mark("Rolled back from %(previous)s to version %(version)s, by %(who)s."),
+}
+_LEDGER_ACTIONS = {
+    "create": mark("created by %(who)s"),
+    "promote": mark("promoted by %(who)s"),
+    "rollback": mark("rolled back to by %(who)s"),
 }
 
 
 def ledger_sentence(entry: LedgerEntry) -> str:
-    said = _LEDGER[entry.action].format(version=entry.version, previous=entry.previous_version)
-    return f"{said}, by {actor(entry.actor)}."
+    who = actor(entry.actor)
+    return _(_LEDGER[entry.action], version=entry.version, previous=entry.previous_version, who=who)
 
 
 def ledger_action(entry: LedgerEntry) -> str:
-    done = {"create": "created", "promote": "promoted", "rollback": "rolled back to"}[entry.action]
-    return f"{done} by {actor(entry.actor)}"
+    return _(_LEDGER_ACTIONS[entry.action], who=actor(entry.actor))
 
 
 def trigger_reason(check: TriggerCheck) -> str:
     """Why a consideration ended as it did."""
     said = str(check.counts.get("sentence") or check.reason)
-    return said[:1].upper() + said[1:]
-
-
-def ruling(late: dict[str, Any]) -> dict[str, Any]:
-    """A decision that somebody else took first, for the card that says so. `late`: what ItemChanged adds."""
-    label, seconds = late["decided_as"], late["seconds_ago"]
-    by = actor(late["decided_by"]) if "decided_by" in late else "another reviewer"
-    who = "you, in another window," if late["own"] else by
-    what = f"as “{label}”" if label else "as teaching nothing"
-    when = f"{seconds} s ago" if seconds < 90 else "a while ago"
-    return {
-        "action": late["action"],
-        "label": label,
-        "own": late["own"],
-        "said": f"Decided {what} by {who} {when}.",
-    }
-
-
-# --- progress ----------------------------------------------------------------------------------
-#: The parts of a run, as `runs.progress` names them.
-PARTS = {
-    "queued": "waiting",
-    "decode": "decoding the pictures",
-    "head": "fitting a first head",
-    "tune": "moving the backbone",
-    "embed": "embedding the pictures",
-    "read": "reading the samples",
-    "fit": "fitting",
-    "export": "exporting",
-    "verify": "verifying",
-    "judge": "judging",
-    "promote": "promoting",
-}
-
-
-def duration_sentence(run: Run) -> str:
-    """How long the run took, with the parts that were timed."""
-    if run.started_at is None or run.ended_at is None:
-        return ""
-    seconds = run.progress.get("seconds", {})
-    parts = ", ".join(f"{PARTS.get(name, name)} {duration(s)}" for name, s in seconds.items())
-    whole = duration((run.ended_at - run.started_at).total_seconds())
-    return f"Took {whole}" + (f": {parts}." if parts else ".")
-
-
-def progress_sentence(run: Run) -> str:
-    if run.started_at is None:
-        return f"Asked for {ago(run.created_at)}; no worker has taken it yet."
-    said = f"Began {ago(run.started_at)}"
-    if run.heartbeat_at is not None:
-        said += f"; last sign of life {ago(run.heartbeat_at)}"
-    if run.attempt > 1:
-        said += f"; attempt {run.attempt}"
-    return said + "."
+    return record(said[:1].upper() + said[1:])

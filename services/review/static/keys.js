@@ -2,7 +2,7 @@
 
 import { find } from "./view.js";
 
-const KEYS_OFF = "backtalk.keys-off";
+const KEYS_OFF = `backtalk.keys-off.${document.body.dataset.person}`;
 
 /** Call `actOn(key)` for each single key that no field, dialog or button wants; it gives what to do, or nothing. */
 export function listenToKeys(actOn) {

@@ -5,6 +5,7 @@ import { listenToKeys } from "./keys.js";
 import { LabelSearch } from "./labels.js";
 import { goToQueue } from "./queues.js";
 import { AHEAD, Ring } from "./ring.js";
+import { listenToSwipes } from "./swipe.js";
 import { fill, find, View } from "./view.js";
 
 const LOOK_AGAIN_S = 10; // how often an empty queue is asked for more
@@ -113,6 +114,8 @@ listenToKeys((key) => {
   const label = digit && item ? view.top(item)[digit - 1]?.label : undefined;
   return label !== undefined ? () => choose(label) : actions[key.toLowerCase()];
 });
+
+listenToSwipes(find("stage"), words.swipe, (action) => answer(action, null));
 
 function onPointer(event) {
   // After a click the space key means "skip" again, not "press the same button once more".

@@ -1,0 +1,112 @@
+"""The pages in Chinese, in real Chromium: no English sentence is left, and axe objects to nothing."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+from sqlalchemy import select
+
+from backtalk.states import Scope
+from backtalk.tables import Run
+from tests import factories, showroom
+from tests.acceptance.test_pages_axe import find_violations
+from tests.desks import LABELS, Desk, list_decisions, wait_for_item, wait_until_sent
+
+#: Everything that is seen or spoken, but code, keys, and what people wrote themselves.
+SAID = """() => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const said = [document.title];
+    while (walker.nextNode()) {
+        const inside = walker.currentNode.parentElement.closest(
+            "script, style, code, pre, kbd, blockquote, template, noscript, [lang=en]");
+        if (!inside) said.push(walker.currentNode.textContent);
+    }
+    for (const name of ["aria-label", "title", "placeholder", "alt"])
+        for (const element of document.querySelectorAll(`[${name}]`)) said.push(element.getAttribute(name));
+    return said;
+}"""
+ENGLISH = re.compile(r"[A-Za-z]{2,}[ ,]+[a-z]{2,}")
+#: Names of things, which stay.
+NAMES = re.compile(r"backtalk [a-z]+( [a-z]+)?|Authorization: Bearer")
+
+
+def find_english(page: Page) -> list[str]:
+    return [said.strip() for said in page.evaluate(SAID) if ENGLISH.search(NAMES.sub("", said))]
+
+
+@pytest.fixture
+def chinese(chromium, desk, system):  # type: ignore[no-untyped-def]
+    """Somebody whose browser asks for Chinese, with a queue and a history to look at."""
+    showroom.add_queue(system, n=3, labels=LABELS)
+    showroom.add_person(system, scopes=(*showroom.EVERYTHING, Scope.EXPERT))
+    with system.db.transaction() as session:
+        showroom.add_history(session, factories.make_model(session, "cells"))
+    made = Desk(chromium, desk.address)
+    made.context.close()
+    made.context = chromium.new_context(locale="zh-CN")
+    made.context.set_default_timeout(10_000)
+    made.page = made.open()
+    yield made
+    made.context.close()
+
+
+def sign_in(desk: Desk) -> Page:
+    page = desk.page
+    page.goto(desk.address + "/")
+    page.get_by_label("名称").fill("ada")
+    page.get_by_label("密码").fill(showroom.PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url(desk.address + "/")
+    return page
+
+
+def test_no_page_has_an_english_sentence_left_and_axe_finds_nothing(chinese, system):
+    with system.db.reading() as session:
+        runs = [str(run.id) for run in session.scalars(select(Run))]
+    page = chinese.page
+    page.goto(chinese.address + "/sign-in")
+    english, wrong = {"/sign-in": find_english(page)}, {"/sign-in": find_violations(page)}
+    sign_in(chinese)
+    paths = ["/", "/account", "/people", "/people/new", "/people/ada/roles", "/people/ada/disable", "/keys"]
+    paths += ["/keys/new", "/models/nowhere", "/review/animals", "/review/cells", "/review/animals/grid"]
+    paths += ["/review/animals/grid?by=likeness", "/models/animals", "/models/cells/versions/9/promote"]
+    names = ("", "/runs", "/triggers", "/ledger", "/policy", "/run-now", "/roll-back")
+    paths += [f"/models/cells{name}" for name in names]
+    paths += [f"/models/cells/runs/{run}" for run in runs]
+    for path in paths:
+        page.goto(chinese.address + path)
+        expect(page.locator("main:not([data-state=loading])")).to_be_visible()
+        assert page.locator("html").get_attribute("lang") == "zh-Hans"
+        english[path] = find_english(page)
+        if path in (
+            "/people/new",
+            "/keys",
+            "/review/animals",
+            "/models/cells",
+            f"/models/cells/runs/{runs[0]}",
+        ):
+            wrong[path] = find_violations(page)
+    assert [(path, said) for path, lines in english.items() for said in lines] == []
+    assert [(path, said) for path, lines in wrong.items() for said in lines] == []
+
+
+def test_answers_are_said_in_chinese_and_the_switch_leads_to_english_and_stays(chinese, system):
+    page = sign_in(chinese)
+    page.goto(chinese.address + "/review/animals")
+    wait_for_item(page)
+    expect(page.locator("#ask-line")).to_contain_text("报告为 dog。报告正确吗？")
+    page.keyboard.press("a")
+    expect(page.locator("#result")).to_have_text("已核准为“dog”。")
+    wait_until_sent(page)
+    expect(page.locator("#sync-text")).to_have_text("全部已发送")
+    assert list_decisions(system) == [("user:ada", "approve", "dog")]
+    page.goto(chinese.address + "/models/cells/runs")
+    expect(page.get_by_role("heading", name="训练")).to_be_visible()
+    page.get_by_role("button", name="English").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    assert page.url == chinese.address + "/models/cells/runs"
+    page.goto(chinese.address + "/")
+    assert page.locator("html").get_attribute("lang") == "en"
+    page.get_by_role("button", name="简体中文").click()
+    expect(page.get_by_role("heading", name="模型")).to_be_visible()
+    assert chinese.complaints == []
