@@ -14,7 +14,7 @@ ARGS ?=
 # Settings of the shell must not reach the tests.
 TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
 
-.PHONY: help install demo up test test-all faults soak lint format bench migrate lock clean
+.PHONY: help install demo up test test-all faults soak lint format messages screenshots bench migrate lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,12 @@ lint: $(STAMP) ## Style, types and import contracts
 format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+messages: $(STAMP) ## Take new sentences of the pages into the catalogues, and check them (ARGS=--check)
+	$(BIN)/python -m scripts.messages $(ARGS)
+
+screenshots: $(STAMP) ## Pictures of every page into docs/pages
+	$(BIN)/python -m scripts.screenshots $(ARGS)
 
 bench: $(STAMP) ## Measure, each figure beside its baseline; bench/out/latest.json
 	$(BIN)/python -m bench.run $(ARGS)

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, func, select, text, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -25,13 +25,18 @@ def close_view(session: Session, caller: Caller, view: UUID) -> None:
     """
     _lock(session, view)
     session.execute(insert(ClosedView).values(id=view).on_conflict_do_nothing())
+    _free(session, caller, ReviewItem.lease_view == view)
+
+
+def close_all(session: Session, caller: Caller) -> None:
+    """Let others have all that somebody holds who has just left."""
+    _free(session, caller, true())
+
+
+def _free(session: Session, caller: Caller, which: ColumnElement[bool]) -> None:
     rows = session.scalars(
         select(ReviewItem)
-        .where(
-            ReviewItem.lease_view == view,
-            ReviewItem.leased_by == caller.actor,
-            ReviewItem.closed_at.is_(None),
-        )
+        .where(which, ReviewItem.leased_by == caller.actor, ReviewItem.closed_at.is_(None))
         .order_by(ReviewItem.id)
         .with_for_update(skip_locked=True)
     )

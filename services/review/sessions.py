@@ -11,7 +11,7 @@ from flask import g, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug import Response
 
-from backtalk import identity
+from backtalk import identity, views
 from backtalk.errors import NotAllowed, NotAuthenticated
 from backtalk.states import Scope
 from services.backend import get_backend
@@ -199,6 +199,7 @@ def switch_language() -> ResponseReturnValue:
 def sign_out() -> ResponseReturnValue:
     with get_backend().system.db.transaction() as session:
         identity.sign_out(session, request.cookies[cookie_name()])
+        views.close_all(session, g.caller)  # the page says so too, and is not heard any more by then
     response = redirect(url_for("pages.show_sign_in"), code=303)
     response.delete_cookie(
         cookie_name(),

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import func
 
 from backtalk import bootstrap
 from backtalk.config import Settings
 from backtalk.states import Scope
 from backtalk.system import System
-from backtalk.tables import UserSession
+from backtalk.tables import ReviewItem, UserSession
 from services.wsgi import create_app
 from tests import factories, showroom
 
@@ -113,14 +115,18 @@ def test_a_post_from_another_site_is_refused_even_with_the_token(client, system,
     assert client.get("/").status_code == 200
 
 
-def test_signing_out_ends_the_session_on_the_server(client, system):
+def test_signing_out_ends_the_session_on_the_server_and_gives_back_what_was_held(client, system):
     showroom.add_person(system)
+    with system.db.transaction() as session:
+        item = factories.make_item(session, factories.make_prediction(session, factories.make_model(session)))
+        item.leased_by, item.lease_until = "user:ada", func.now() + timedelta(minutes=5)
     token = sign_in(client).headers["Set-Cookie"].split("=", 1)[1].split(";")[0]
     assert client.post("/sign-out", data={"csrf_token": read_csrf(client)}).status_code == 303
     client.set_cookie("backtalk", token)
     assert client.get("/").status_code == 303
     with system.db.reading() as session:
         assert factories.count(session, UserSession) == 0
+        assert session.get_one(ReviewItem, item.id).leased_by is None
 
 
 def test_a_fragment_asked_for_without_a_session_sends_the_page_to_the_sign_in(client):
