@@ -215,6 +215,11 @@ RECORDS = (
     mark("%(model)s has no earlier version than %(n)s."),
     mark("A %(kind)s run is active on %(model)s already. Wait until it ends."),
     mark("That cursor is not one of this list: send the `next` of the page before."),
+    # files of a version (backtalk.sums)
+    mark("%(version)s: %(file)s does not belong to this artefact"),
+    mark("%(version)s: %(file)s is not a plain file"),
+    mark("%(version)s: %(file)s is missing"),
+    mark("%(version)s: %(file)s was changed"),
 )
 
 

@@ -7,9 +7,10 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from backtalk.states import Scope
-from backtalk.tables import Run
-from tests import factories, showroom
-from tests.acceptance.test_pages_axe import find_violations
+from backtalk.system import System
+from backtalk.tables import Image, Run, Sample
+from tests import exhibits, factories, showroom
+from tests.acceptance.test_pages_axe import OF_A_MODEL, find_violations
 from tests.desks import LABELS, Desk, list_decisions, wait_for_item, wait_until_sent
 
 #: Everything that is seen or spoken, but code, keys, and what people wrote themselves.
@@ -40,7 +41,11 @@ def chinese(chromium, desk, system):  # type: ignore[no-untyped-def]
     showroom.add_queue(system, n=3, labels=LABELS)
     showroom.add_person(system, scopes=(*showroom.EVERYTHING, Scope.EXPERT))
     with system.db.transaction() as session:
-        showroom.add_history(session, factories.make_model(session, "cells"))
+        model = factories.make_model(session, "cells")
+        showroom.add_history(session, model)
+        exhibits.add_traffic(session, model, days=3, a_day=20)
+        factories.make_model(session, "hens", labels=list(LABELS))  # with nothing yet
+    exhibits.add_exhibits(system, "cells", [showroom.draw_picture(i, 80) for i in range(4)])
     made = Desk(chromium, desk.address)
     made.context.close()
     made.context = chromium.new_context(locale="zh-CN")
@@ -60,31 +65,50 @@ def sign_in(desk: Desk) -> Page:
     return page
 
 
-def test_no_page_has_an_english_sentence_left_and_axe_finds_nothing(chinese, system):
+def list_paths(system: System) -> list[str]:
+    """Every page, of a model with a queue, of one with a history, and of one with nothing yet."""
     with system.db.reading() as session:
         runs = [str(run.id) for run in session.scalars(select(Run))]
+        picture = session.scalars(select(Image.id).where(Image.store_key.is_not(None))).first()
+        shown = session.scalars(select(Sample.image_id).where(Sample.split == "holdout")).first()
+    people = ("", "/new", "/ada/roles", "/ada/disable")
+    bare = ("", "/versions", "/versions/1", "/compare", "/ledger?action=promote")
+    queues = ("", "/grid", "/grid?by=likeness", "/grid?queue=suspected", "/reviewers", "?queue=uncertain")
+    return [
+        "/",
+        "/account",
+        *(f"/people{name}" for name in people),
+        "/keys",
+        "/keys/new",
+        "/audit",
+        "/audit?actor=user:nobody",
+        "/models/nowhere",
+        "/review/cells",
+        *(f"/review/animals{query}" for query in queues),
+        f"/models/animals/images/{picture}",
+        *(f"/models/cells{name}" for name in OF_A_MODEL),
+        *(f"/models/cells/runs/{run}" for run in runs),
+        *(f"/models/cells/runs/{runs[-1]}/flips?way={way}" for way in ("broken", "fixed")),
+        f"/models/cells/images/{shown}",
+        *(f"/models/hens{name}" for name in bare),
+    ]
+
+
+#: Where Chinese is laid out otherwise than English: the rest is looked at in English.
+LOOKED_AT = ("/people/new", "/keys", "/audit", "/review/animals", "/models/cells", "/models/cells/versions/5")
+
+
+def test_no_page_has_an_english_sentence_left_and_axe_finds_nothing(chinese, system):
     page = chinese.page
     page.goto(chinese.address + "/sign-in")
     english, wrong = {"/sign-in": find_english(page)}, {"/sign-in": find_violations(page)}
     sign_in(chinese)
-    paths = ["/", "/account", "/people", "/people/new", "/people/ada/roles", "/people/ada/disable", "/keys"]
-    paths += ["/keys/new", "/models/nowhere", "/review/animals", "/review/cells", "/review/animals/grid"]
-    paths += ["/review/animals/grid?by=likeness", "/models/animals", "/models/cells/versions/9/promote"]
-    names = ("", "/runs", "/triggers", "/ledger", "/policy", "/run-now", "/roll-back")
-    paths += [f"/models/cells{name}" for name in names]
-    paths += [f"/models/cells/runs/{run}" for run in runs]
-    for path in paths:
+    for path in list_paths(system):
         page.goto(chinese.address + path)
         expect(page.locator("main:not([data-state=loading])")).to_be_visible()
         assert page.locator("html").get_attribute("lang") == "zh-Hans"
         english[path] = find_english(page)
-        if path in (
-            "/people/new",
-            "/keys",
-            "/review/animals",
-            "/models/cells",
-            f"/models/cells/runs/{runs[0]}",
-        ):
+        if path in LOOKED_AT:
             wrong[path] = find_violations(page)
     assert [(path, said) for path, lines in english.items() for said in lines] == []
     assert [(path, said) for path, lines in wrong.items() for said in lines] == []
