@@ -1,5 +1,6 @@
 """Any two versions side by side, on the holdout as it is now."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,8 +31,9 @@ from services.review.flips import (
     read_start,
 )
 from services.review.language import translate as _
-from services.review.recorded import record
 from services.review.site import blueprint
+
+log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95  # two-sided
 ONE_SIDE = (1 + CONFIDENCE) / 2
@@ -145,8 +147,13 @@ def find_contrast(
         return None, _("Choose two different versions.")
     try:
         found = compare_versions(session, get_backend().system, model, before, after)
-    except ArtefactInvalid as error:
-        return None, record(error.message)
+    except ArtefactInvalid as error:  # its words name a file on this machine: they are for the log
+        log.warning("%s", error.message)
+        unreadable = _(
+            "The files of one of the two cannot be read. Look with: backtalk verify %(model)s",
+            model=model.name,
+        )
+        return None, unreadable
     except EmbeddingGone:
         return None, _("A picture was deleted in this very moment. Load the page again.")
     if not found.answers.image_ids:

@@ -140,6 +140,7 @@ def test_corrections_that_arrive_while_redis_is_away_are_taken_and_learned_from_
     wait_for(lambda: all(app.receipt(one)["state"] == "approved" for one in corrections))
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_in_the_middle_leaves_the_champion_serving_and_the_next_run_works(
     stack: Stack, model: str, digits: Digits, app: Client
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_trainer_killed_in_the_middle_leaves_the_champion_serving_and_the_next
     assert good["version"] is not None
 
 
+@pytest.mark.slow
 def test_a_threshold_crossed_in_the_cooldown_brings_its_run_when_that_ends(
     stack: Stack, model: str, digits: Digits, app: Client
 ) -> None:

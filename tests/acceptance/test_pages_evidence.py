@@ -68,6 +68,7 @@ def test_without_scripts_every_button_is_a_page_and_a_rollback_goes_back_once(si
     context.close()
 
 
+@pytest.mark.slow
 def test_a_flipped_picture_is_seen_followed_and_fits_a_phone(site, desk: Desk):
     with site.db.reading() as session:
         run = session.scalars(select(Run).where(Run.version == 5)).one()
@@ -88,6 +89,7 @@ def test_a_flipped_picture_is_seen_followed_and_fits_a_phone(site, desk: Desk):
     assert desk.complaints == []
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_downloaded_by_a_click(site, desk: Desk, tmp_path):
     page = desk.sign_in("ada", "/models/cells/versions/5")
     with page.expect_download() as begun:

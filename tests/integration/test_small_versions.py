@@ -52,6 +52,7 @@ def set_policy(system: System, **changes: Any) -> None:
         triggers.set_policy(session, session.scalars(select(Model)).one(), changes, CLI)
 
 
+@pytest.mark.slow
 def test_an_8_bit_version_is_judged_as_equal_serves_and_shares_its_parent_s_saved_model(
     system: System, trainers: Trainers, home: Path, tmp_path: Path
 ) -> None:
