@@ -123,7 +123,7 @@ def test_answers_are_said_in_chinese_and_the_switch_leads_to_english_and_stays(c
     expect(page.locator("#result")).to_have_text("已核准为“dog”。")
     wait_until_sent(page)
     expect(page.locator("#sync-text")).to_have_text("全部已发送")
-    assert list_decisions(system) == [("user:ada", "approve", "dog")]
+    assert list_decisions(system)[-1] == ("user:ada", "approve", "dog")
     page.goto(chinese.address + "/models/cells/runs")
     expect(page.get_by_role("heading", name="训练")).to_be_visible()
     page.get_by_role("button", name="English").click()
