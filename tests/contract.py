@@ -69,7 +69,16 @@ def call_as_documented(address: str, token: str, *, examples: int, chains: int, 
 #: Calls that are well formed and still name nothing that is there, or contradict what is: JSON Schema cannot
 #: say which labels, recipes, time zones, cursors, etags, keys and pictures there are.
 MAY_BE_REFUSED: dict[str, tuple[int, ...]] = {
-    "predict": (413, 415, 422),  # bytes that are no picture
+    "predict": (400, 413, 415, 422),  # bytes that are no picture; tensors of another shape
+    "predict_with_version": (400, 413, 415, 422),
+    "predict_with_label": (400, 413, 415, 422),
+    "ask_otherwise": (400,),  # `:classify` and `:regress`: no signature of ours can
+    "ask_version_otherwise": (400,),
+    "ask_label_otherwise": (400,),
+    "get_label_status": (400,),  # a label that no version bears
+    "get_label_metadata": (400,),
+    "record_prediction": (400, 413, 415, 422),  # no picture, an unknown label, scores that do not add up
+    "list_decisions": (400,),  # a cursor of another list
     "create_correction": (422,),  # a label that the model does not have, or that it said already
     "create_confirmation": (422,),  # an Idempotency-Key that came before with another body
     "create_retraction": (422,),  # a model beside a key; an Idempotency-Key that came before
