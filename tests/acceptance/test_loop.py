@@ -110,7 +110,8 @@ def test_reported_mistakes_become_a_better_version_that_answers_the_next_request
 
     assert (run["state"], run["version"]) == ("promoted", 2), run
     assert wait_for(lambda: app.predict(model, fresh[0].png)["version"] == 2)
-    assert count_right(app, model, fresh) > before
+    after = count_right(app, model, fresh)
+    assert after > before or after == len(fresh)  # by luck of the draw there may be nothing left to gain
     learned = [r for r in map(app.receipt, corrections) if r["split"] == "train"]
     assert learned
     for receipt in learned:

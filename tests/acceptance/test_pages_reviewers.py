@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from sqlalchemy import func, select
 
 from backtalk.states import Origin, Scope, Split
-from backtalk.tables import ClosedView, Model, Prediction, ReviewItem, Sample
+from backtalk.tables import ClosedView, Decision, Model, Prediction, ReviewItem, Sample
 from tests import factories, showroom
 from tests.desks import LABELS, list_decisions, shown_picture, wait_for_item, wait_until_sent
 
@@ -124,7 +124,9 @@ def test_a_gold_item_looks_like_an_audit_and_only_an_admin_sees_what_it_measured
                 break
     with system.db.reading() as session:
         kinds = session.scalars(select(ReviewItem.kind)).all()
-        asked = kinds.count("gold")
+        # One that was fetched ahead and not come to is closed unanswered, and may be asked again.
+        on_gold = select(func.count(Decision.id)).join(ReviewItem, ReviewItem.id == Decision.item_id)
+        asked = session.scalar(on_gold.where(ReviewItem.kind == "gold"))
         assert kinds.count("audit") == 8
         assert 1 <= asked <= 4
         assert session.scalars(select(Sample.label).where(Sample.origin == Origin.BASE)).all() == ["fox"] * 4

@@ -193,7 +193,10 @@ def test_two_versions_are_compared_on_the_same_pictures_or_it_says_why_not(clien
     assert "different backbones" in page
     assert "cannot be told" in client.get("/models/cells/versions/2/promote").text
     (system.versions.resolve("cells/5") / "head.npz").unlink()
-    assert "no head that can be read" in client.get("/models/cells/compare?before=2&after=5").text
+    assert (
+        "The files of one of the two cannot be read"
+        in client.get("/models/cells/compare?before=2&after=5").text
+    )
 
 
 # --- pictures ----------------------------------------------------------------------------------
