@@ -12,7 +12,7 @@ from backtalk.heads import Head
 from backtalk.runtime import FLATBUFFER
 from backtalk.states import VersionState
 from backtalk.store import verify_sums
-from backtalk.sums import KEPT_AFTER_PRUNING, SUMS, check_sums_digest
+from backtalk.sums import KEPT_AFTER_PRUNING, SUMS, check_sums_digest, read_sums
 from backtalk.system import System
 from backtalk.tables import Version
 
@@ -42,11 +42,11 @@ def describe_artefact(system: System, version: Version) -> Artefact:
     """The card and the list of files, as `SHA256SUMS` has them; contents are not read."""
     folder = locate(system, version)
     try:
-        text = check_sums_digest(folder, version.artefact_digest)
+        listed = read_sums(check_sums_digest(folder, version.artefact_digest))
         card = _read_card(folder / CARD)
     except ArtefactInvalid as error:
         return Artefact({}, [], error.message)
-    parts = [Part(line[66:], line[:64], _find_size(folder / line[66:])) for line in text.splitlines() if line]
+    parts = [Part(name, digest, _find_size(folder / name)) for name, digest in listed.items()]
     return Artefact(card, parts)
 
 
@@ -90,9 +90,8 @@ def list_saved_model(system: System, version: Version) -> dict[str, Path | bytes
     _refuse_quarantined(version)
     folder = locate(system, version)
     verify_sums(folder, version.artefact_digest)
-    text = check_sums_digest(folder, version.artefact_digest)
-    names = [line[66:] for line in text.splitlines()]
-    return {name: folder / name for name in [*names, SUMS]}
+    listed = read_sums(check_sums_digest(folder, version.artefact_digest))
+    return {name: folder / name for name in [*listed, SUMS]}
 
 
 def list_litert(system: System, version: Version) -> dict[str, Path | bytes]:

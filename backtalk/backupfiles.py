@@ -10,7 +10,7 @@ from typing import Any
 from backtalk.dumps import Dump
 from backtalk.errors import BackupInvalid
 from backtalk.progress import Report
-from backtalk.sums import SUMS
+from backtalk.sums import SUMS, read_sums
 
 FORMAT = 1
 DESCRIPTION = "backup.json"
@@ -102,7 +102,7 @@ def list_sums(folder: Path, description: Description) -> dict[str, str]:
         data = b""
     if sha256(data).hexdigest() != description.sums_sha256:
         raise BackupInvalid(f"{folder / SUMS} is missing or was changed.")
-    return {line[66:]: line[:64] for line in data.decode().splitlines()}
+    return read_sums(data.decode())
 
 
 def check_sums(folder: Path, description: Description, report: Report) -> dict[str, str]:

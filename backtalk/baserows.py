@@ -1,5 +1,6 @@
 """A base folder's rows: images, embeddings, groups with their sides, and samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -79,23 +80,27 @@ def insert_base(
 
 
 def _insert_images(session: Session, images: list[BaseImage]) -> list[UUID]:
-    """The rows' ids, in order: an image that another model knows keeps its row."""
-    digests = [image.pixels_sha256 for image in images]
-    for start in range(0, len(images), 1000):
-        rows = [
-            {
-                "id": new_id(),
-                "pixels_sha256": image.pixels_sha256,
-                "perceptual_hash": image.perceptual_hash,
-                "width": image.width,
-                "height": image.height,
-                "orientation": image.orientation,
-                "store_key": image.store_key,
-                "byte_size": image.byte_size,
-            }
-            for image in images[start : start + 1000]
-        ]
-        session.execute(insert(Image).values(rows).on_conflict_do_nothing())
+    rows = [
+        {
+            "pixels_sha256": image.pixels_sha256,
+            "perceptual_hash": image.perceptual_hash,
+            "width": image.width,
+            "height": image.height,
+            "orientation": image.orientation,
+            "store_key": image.store_key,
+            "byte_size": image.byte_size,
+        }
+        for image in images
+    ]
+    return put_images(session, rows)
+
+
+def put_images(session: Session, rows: Sequence[dict[str, Any]]) -> list[UUID]:
+    """Put pictures in, each by its columns; the rows' ids, in order: one that is known here keeps its row."""
+    for start in range(0, len(rows), 1000):
+        some = [{"id": new_id()} | row for row in rows[start : start + 1000]]
+        session.execute(insert(Image).values(some).on_conflict_do_nothing())
+    digests = [row["pixels_sha256"] for row in rows]
     found = session.execute(
         select(Image.pixels_sha256, Image.id).where(
             Image.pixels_sha256 == any_(literal(digests, ARRAY(Text)))

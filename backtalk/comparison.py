@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from backtalk.answers import Answers, Pairs
 from backtalk.dataset import list_split
 from backtalk.embeddings import find_missing, load_embeddings
-from backtalk.evidence import load_head
+from backtalk.evidence import load_head, score_seen
 from backtalk.states import Split
 from backtalk.system import System
 from backtalk.tables import Model, Version
@@ -78,10 +78,7 @@ def ask_version(
         ArtefactInvalid: its head is gone or damaged.
         EmbeddingGone: an image was deleted in this very moment.
     """
-    head = load_head(system, version)
-    missing = set(find_missing(session, head.backbone_digest, image_ids))
-    seen = [image_id for image_id in image_ids if image_id not in missing]
-    scores = head.scores(load_embeddings(session, head.backbone_digest, seen, head.weights.shape[1]))
+    head, seen, scores = score_seen(session, system, version, image_ids)
     return {
         image_id: Saying(head.labels[int(row.argmax())], float(row.max()))
         for image_id, row in zip(seen, scores, strict=True)

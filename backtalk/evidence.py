@@ -105,6 +105,21 @@ def load_head(system: System, version: Version) -> Head:
     return Head.load(locate(system, version) / "head.npz")
 
 
+def score_seen(
+    session: Session, system: System, version: Version, image_ids: Sequence[UUID]
+) -> tuple[Head, list[UUID], NDArray[np.float32]]:
+    """A version's head, those of the images that its backbone has seen, and the scores (N, C) of these.
+
+    Raises:
+        ArtefactInvalid: its head is gone or damaged.
+        EmbeddingGone: an image was deleted in this very moment.
+    """
+    head = load_head(system, version)
+    unseen = set(find_missing(session, head.backbone_digest, image_ids))
+    seen = [image_id for image_id in image_ids if image_id not in unseen]
+    return head, seen, _scores(session, head, seen)
+
+
 def _embed_for(session: Session, system: System, model_id: int, heads: Sequence[Head]) -> None:
     """Anchor and champion may stand on older backbones, which have not seen the newest images."""
     image_ids = list(

@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 from backtalk import champions
 from backtalk.mlflow_log import CHALLENGER, CHAMPION
 from backtalk.states import RunState, VersionState
+from backtalk.sums import KEPT_AFTER_PRUNING
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Run, Snapshot, Version
 
-#: Of a version that did not go live: what explains it.
-_EXPLAINING = ("card.json", "head.npz", "SHA256SUMS")
 FIRST = "create:"  # with the model's name, the key of version 1, which no run made
 #: Ends of a run whose version is registered: the others made none that was judged.
 _JUDGED = (RunState.PROMOTED, RunState.PASSED, RunState.REJECTED, RunState.INCONCLUSIVE)
@@ -157,9 +156,7 @@ def _list_files(system: System, version: Version | None, *, whole: bool) -> list
     folder = champions.locate(system, version)
     if not folder.is_dir():
         return []
-    return (
-        [str(folder)] if whole else [str(folder / name) for name in ("card.json", "head.npz", "SHA256SUMS")]
-    )
+    return [str(folder)] if whole else [str(folder / name) for name in sorted(KEPT_AFTER_PRUNING)]
 
 
 def describe_aliases(session: Session, model: Model) -> dict[str, Any]:

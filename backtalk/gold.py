@@ -30,35 +30,48 @@ _TIME_BITS = 80  # of a UUID v7, those below its time (RFC 9562)
 
 
 def draw_gold(
-    session: Session, model: Model, caller: Caller, beside: Sequence[ReviewItem]
+    session: Session, model: Model, caller: Caller, beside: Sequence[ReviewItem], most: int
 ) -> list[ReviewItem]:
-    """`beside` with new items for this caller alone, one beside each with the probability `gold_share`.
+    """The first `most` of `beside` and of new items for this caller alone.
 
-    Never a picture that he has answered before. Each has an id as if it had come together with the item that
-    it stands beside, so that neither its place in the queue nor its id gives it away.
+    One stands beside each with the probability `gold_share`, and none is made that has no place. Never a
+    picture that he has answered before. Each has an id as if it had come together with the item that it
+    stands beside, so that neither its place in the queue nor its id gives it away.
     """
     share = Policy.parse(model.policy).gold_share
-    chosen = [i for i in beside if draw(model.salt, "gold", f"{i.id}:{caller.actor}") < share]
-    mixed = list(beside)
-    for neighbour in chosen:
-        found = session.execute(text(_UNSEEN), {"model": model.id, "actor": caller.actor}).one_or_none()
-        if found is None:
-            break
-        prediction = session.get_one(Prediction, found.prediction_id)
-        item = ReviewItem(
-            id=_id_beside(neighbour.id),
-            model_id=model.id,
-            prediction_id=prediction.id,
-            kind=ItemKind.GOLD,
-            sample_id=found.sample_id,
-            etag=1,
-            created_at=neighbour.created_at,
-        )
-        items.describe(session, item, prediction, None)
-        session.add(item)
-        session.flush()
-        mixed.insert(mixed.index(neighbour) + (item.id > neighbour.id), item)
-    return mixed
+    mixed: list[ReviewItem] = []
+    for neighbour in beside:
+        pair = [neighbour]
+        if draw(model.salt, "gold", f"{neighbour.id}:{caller.actor}") < share:
+            gold_id = _id_beside(neighbour.id)
+            place = int(gold_id > neighbour.id)
+            if len(mixed) + place < most and (item := _make_item(session, model, caller, neighbour, gold_id)):
+                pair.insert(place, item)
+        mixed += pair
+    return mixed[:most]
+
+
+def _make_item(
+    session: Session, model: Model, caller: Caller, neighbour: ReviewItem, gold_id: UUID
+) -> ReviewItem | None:
+    """A gold item that came when its neighbour did; none where the caller has answered all there are."""
+    found = session.execute(text(_UNSEEN), {"model": model.id, "actor": caller.actor}).one_or_none()
+    if found is None:
+        return None
+    prediction = session.get_one(Prediction, found.prediction_id)
+    item = ReviewItem(
+        id=gold_id,
+        model_id=model.id,
+        prediction_id=prediction.id,
+        kind=ItemKind.GOLD,
+        sample_id=found.sample_id,
+        etag=1,
+        created_at=neighbour.created_at,
+    )
+    items.describe(session, item, prediction, None)
+    session.add(item)
+    session.flush()
+    return item
 
 
 def stock_gold(session: Session, system: System, model: Model) -> int:
@@ -84,7 +97,7 @@ def close_expired(session: Session, model: Model) -> None:
             ReviewItem.model_id == model.id,
             ReviewItem.closed_at.is_(None),
             ReviewItem.queue == Queue.GOLD,
-            ReviewItem.lease_until.is_(None) | (ReviewItem.lease_until <= func.now()),
+            items.is_free(),
         )
         .values(closed_at=func.now())
         .execution_options(synchronize_session=False)

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ARRAY, Text, any_, literal, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backtalk import audit
+from backtalk.baserows import put_images
 from backtalk.callers import CLI, Caller
 from backtalk.champions import get_champion, get_model
 from backtalk.dataset import lock_decisions
@@ -144,7 +144,6 @@ def _find_side(entry: Entry) -> Side:
 
 
 def _put_images(session: Session, entries: Sequence[Entry], stored: _Stored) -> list[UUID]:
-    """The rows' ids, in order: a picture that is known here keeps its row."""
     rows = [
         {
             "pixels_sha256": entry.pixels_sha256,
@@ -156,16 +155,7 @@ def _put_images(session: Session, entries: Sequence[Entry], stored: _Stored) -> 
         }
         for entry, key, size in zip(entries, stored.keys, stored.sizes, strict=True)
     ]
-    for start in range(0, len(rows), 1000):
-        session.execute(insert(Image).values(rows[start : start + 1000]).on_conflict_do_nothing())
-    digests = [entry.pixels_sha256 for entry in entries]
-    found = session.execute(
-        select(Image.pixels_sha256, Image.id).where(
-            Image.pixels_sha256 == any_(literal(digests, ARRAY(Text)))
-        )
-    )
-    ids = {row.pixels_sha256: row.id for row in found}
-    return [ids[digest] for digest in digests]
+    return put_images(session, rows)
 
 
 def _refuse(why: str, image_ids: Sequence[UUID], by_image: dict[UUID, Entry]) -> None:

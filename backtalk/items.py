@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import exists, func, select, text
+from sqlalchemy import ColumnElement, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from backtalk.callers import Caller
@@ -128,6 +128,11 @@ def lease_to(session: Session, caller: Caller, *rows: ReviewItem, view: UUID | N
     for item in rows:
         item.leased_by, item.lease_until, item.lease_view = caller.actor, until, view
     session.flush()
+
+
+def is_free() -> ColumnElement[bool]:
+    """Whether nobody is looking at a `ReviewItem`."""
+    return or_(ReviewItem.lease_until.is_(None), ReviewItem.lease_until <= func.now())
 
 
 def free(item: ReviewItem) -> None:

@@ -13,7 +13,7 @@ from backtalk.callers import Caller
 from backtalk.decisions import stands
 from backtalk.errors import ModelNotFound
 from backtalk.items import LEASE_S as LEASE_S  # noqa: PLC0414 - part of what this module offers
-from backtalk.items import lease_to
+from backtalk.items import is_free, lease_to
 from backtalk.policy import Policy
 from backtalk.queues import counts_in, stands_in
 from backtalk.rulings import etag_of
@@ -78,10 +78,11 @@ def lease_items(
         draw_uncertain(session, model, limit)
     gold.close_expired(session, model)
     mine = _list_held(session, model, caller, queue, limit)
-    fresh = _list_free(session, model, caller, queue, limit - len(mine))
+    most = limit - len(mine)
+    fresh = _list_free(session, model, caller, queue, most)
     if queue in (None, Queue.AUDITS):
-        fresh = gold.draw_gold(session, model, caller, fresh)
-    return _lease(session, caller, [*mine, *fresh[: limit - len(mine)]], view)
+        fresh = gold.draw_gold(session, model, caller, fresh, most)
+    return _lease(session, caller, [*mine, *fresh], view)
 
 
 def _list_held(
@@ -165,7 +166,7 @@ def _may_lease(policy: Policy, caller: Caller) -> list[ColumnElement[bool]]:
     """Free, and the caller's to decide. A suspected label that was replaced meanwhile is no question more."""
     in_question = exists().where(Sample.id == ReviewItem.sample_id, Sample.retracted_at.is_(None))
     conditions: list[ColumnElement[bool]] = [
-        or_(ReviewItem.lease_until.is_(None), ReviewItem.lease_until <= func.now()),
+        is_free(),
         ReviewItem.queue != Queue.GOLD,
         or_(ReviewItem.sample_id.is_(None), in_question),
     ]

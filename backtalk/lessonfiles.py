@@ -51,7 +51,9 @@ def write_lesson(
     model = session.get_one(Model, claim.model_id)
     champion = get_champion(session, model.id)
     snapshot = get_snapshot(session, model.id, run.tuned_on)
-    pictures = _collect(session, system, model, snapshot, recipe)
+    taught = list_taught(session, snapshot)
+    kept = [row for row in taught if row.store_key]
+    pictures = _collect(session, system, model, snapshot, kept, recipe)
     board = find_board(system, name_board(model.name, run.kind, run.id, run.created_at))
     rows = [*pictures.train, *pictures.validation, *pictures.stay]
     content = {
@@ -68,7 +70,7 @@ def write_lesson(
         "images": str(system.images.root),
         "work": str(folder.parent),
         "sources": [[row.store_key, row.orientation] for row in rows],
-        "left_out": _count_unkept(session, snapshot),
+        "left_out": len(taught) - len(kept),  # their pixels are gone
         "board": str(board) if board else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +95,14 @@ def _targets(
     }
 
 
-def _collect(session: Session, system: System, model: Model, snapshot: Snapshot, recipe: Recipe) -> _Pictures:
-    rows = [row for row in list_taught(session, snapshot) if row.store_key]
+def _collect(
+    session: Session,
+    system: System,
+    model: Model,
+    snapshot: Snapshot,
+    rows: Sequence[Taught],
+    recipe: Recipe,
+) -> _Pictures:
     train, validation = ([r for r in rows if r.split == s] for s in (Split.TRAIN, Split.VALIDATION))
     nobody = np.zeros((0, len(model.labels)), np.float32)
     if recipe.method == "quantise":  # ranges are measured on some images, and nothing is learned
@@ -142,11 +150,6 @@ def _draw_evenly(rows: Sequence[Taught], most: int) -> list[Taught]:
         by_label[row.label].append(row)
     turns = chain.from_iterable(zip_longest(*by_label.values()))
     return [row for row in turns if row is not None][:most]
-
-
-def _count_unkept(session: Session, snapshot: Snapshot) -> int:
-    """Labelled images whose pixels are gone."""
-    return sum(row.store_key is None for row in list_taught(session, snapshot))
 
 
 def _find_start(session: Session, model_id: int, champion: Version, recipe: Recipe) -> str:

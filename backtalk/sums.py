@@ -92,7 +92,7 @@ def verify_sums(folder: Path, artefact_digest: str, *, pruned: bool = False) -> 
     Raises:
         ArtefactInvalid: names the file that is missing, changed or too many.
     """
-    listed = _read_sums(check_sums_digest(folder, artefact_digest))
+    listed = read_sums(check_sums_digest(folder, artefact_digest))
     present = set(_list_files(folder))
     if extra := sorted(present - listed.keys()):
         raise ArtefactInvalid(f"{folder.name}: {extra[0]} does not belong to this artefact", file=extra[0])
@@ -117,7 +117,8 @@ def check_sums_digest(folder: Path, artefact_digest: str) -> str:
     return data.decode()
 
 
-def _read_sums(text: str) -> dict[str, str]:
+def read_sums(text: str) -> dict[str, str]:
+    """Digests by name, of a `SHA256SUMS` file."""
     return {line[66:]: line[:64] for line in text.splitlines()}
 
 

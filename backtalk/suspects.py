@@ -208,7 +208,7 @@ def _close_cleared(session: Session, model: Model, suspected: list[int]) -> None
             ReviewItem.model_id == model.id,
             ReviewItem.closed_at.is_(None),
             ReviewItem.queue == Queue.SUSPECTED,
-            ReviewItem.lease_until.is_(None) | (ReviewItem.lease_until <= func.now()),
+            items.is_free(),
             gone.exists() | ReviewItem.sample_id.not_in(suspected),
         )
         .values(closed_at=func.now(), etag=ReviewItem.etag + 1)

@@ -10,8 +10,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backtalk.embeddings import find_missing, load_embeddings
-from backtalk.evidence import load_head
+from backtalk.evidence import score_seen
 from backtalk.system import System
 from backtalk.tables import Prediction, Version
 
@@ -20,10 +19,7 @@ def predict_labels(
     session: Session, system: System, live: Version, image_ids: Sequence[UUID]
 ) -> dict[UUID, str]:
     """By image, the label that the version `live` gives it; nothing is written down."""
-    unseen = set(find_missing(session, live.backbone_digest, list(image_ids)))
-    seen = [image_id for image_id in image_ids if image_id not in unseen]
-    head = load_head(system, live)
-    scores = head.scores(load_embeddings(session, live.backbone_digest, seen, head.weights.shape[1]))
+    head, seen, scores = score_seen(session, system, live, image_ids)
     return {i: head.labels[int(row.argmax())] for i, row in zip(seen, scores, strict=True)}
 
 
@@ -40,13 +36,11 @@ def predict_unasked(
         )
     )
     found = {row.image_id: row for row in rows}
-    unseen = set(find_missing(session, live.backbone_digest, list(image_ids)))
-    wanted = [i for i in image_ids if i not in found and i not in unseen]
+    wanted = [image_id for image_id in image_ids if image_id not in found]
     if not wanted:
         return found
-    head = load_head(system, live)
-    scores = head.scores(load_embeddings(session, live.backbone_digest, wanted, head.weights.shape[1]))
-    for image_id, row in zip(wanted, scores, strict=True):
+    head, seen, scores = score_seen(session, system, live, wanted)
+    for image_id, row in zip(seen, scores, strict=True):
         found[image_id] = Prediction(
             model_id=live.model_id,
             version=live.number,
@@ -54,6 +48,6 @@ def predict_unasked(
             label=head.labels[int(row.argmax())],
             scores=[float(score) for score in row],
         )
-    session.add_all([found[image_id] for image_id in wanted])
+    session.add_all([found[image_id] for image_id in seen])
     session.flush()
     return found

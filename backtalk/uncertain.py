@@ -72,7 +72,7 @@ def _free_here(model: Model) -> ColumnElement[bool]:
         (ReviewItem.model_id == model.id)
         & ReviewItem.closed_at.is_(None)
         & (ReviewItem.queue == Queue.UNCERTAIN)
-        & (ReviewItem.lease_until.is_(None) | (ReviewItem.lease_until <= func.now()))
+        & items.is_free()
     )
 
 

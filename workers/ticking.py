@@ -6,10 +6,8 @@ from typing import Any
 
 from celery.beat import Scheduler
 
-from workers.app import TICKS_QUEUE
-
 LOG = logging.getLogger(__name__)
-#: So many ticks may wait for a worker: some rounds of all. More would be worthless: each says the same.
+#: So many messages may wait in a tick's queue: some rounds of all. More are worthless: each says the same.
 WAIT_AT_MOST = 20
 
 
@@ -24,7 +22,7 @@ class Ticking(Scheduler):  # type: ignore[misc]  # Celery is untyped
 
     def __init__(self, *args: Any, **values: Any) -> None:
         self._due_at: dict[str, float] = {}
-        self._nobody_listens = False
+        self._unheard: set[str] = set()  # queues whose ticks nobody takes
         super().__init__(*args, **values)
 
     def tick(self, *_args: Any, **_values: Any) -> float:
@@ -37,12 +35,13 @@ class Ticking(Scheduler):  # type: ignore[misc]  # Celery is untyped
         return max(0.0, min(self._due_at.values()) - monotonic())
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **values: Any) -> Any:
-        """Send one tick, unless enough of them wait. What fails is logged by the caller."""
-        waiting = producer.channel.queue_declare(queue=TICKS_QUEUE).message_count
+        """Send one tick, unless enough wait in its queue. What fails is logged by the caller."""
+        queue = entry.options["queue"]
+        waiting = producer.channel.queue_declare(queue=queue).message_count
         if waiting < WAIT_AT_MOST:
-            self._nobody_listens = False
+            self._unheard.discard(queue)
             return super().apply_async(entry, producer=producer, advance=advance, **values)
-        if not self._nobody_listens:  # said once
-            LOG.warning("no worker takes ticks: with %d waiting, no more are sent", waiting)
-            self._nobody_listens = True
+        if queue not in self._unheard:  # said once
+            LOG.warning("no worker takes %s: with %d waiting, no more are sent", queue, waiting)
+            self._unheard.add(queue)
         return None

@@ -132,6 +132,8 @@ def fit(folder: Path, tell: Tell) -> dict[str, Any]:
 
 def _write_board(job: Job, data: HeadData, fitted: Fitted) -> None:
     """How the head does on the validation images. The version's number is the step."""
+    if job.board is None:
+        return
     board = Board(job.board)
     board.scalars({f"head/{name}": value for name, value in fitted.validation.items()}, job.version)
     board.scalars({f"head/chosen_{name}": v for name, v in asdict(fitted.chosen).items()}, job.version)

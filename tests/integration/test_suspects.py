@@ -191,3 +191,19 @@ def test_gold_items_look_like_audits_measure_who_answers_and_teach_nothing(syste
         assert session.scalars(select(Decision).where(Decision.final | Decision.counts)).all() == []
         assert session.scalars(select(Prediction).where(Prediction.key_id.is_(None))).all()
         json.dumps([vars(record)])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_no_gold_item_is_made_that_nobody_is_given(system, taught, monkeypatch, limit):
+    monkeypatch.setattr(gold, "draw", lambda *_: 0.0)  # one beside each
+    with system.db.transaction() as session:
+        model = session.get_one(Model, taught.id)
+        model.policy = {"gold_share": 0.1}
+        gold.stock_gold(session, system, model)
+        for _ in range(8):
+            make.make_item(session, make.make_prediction(session, model, label="cat", audit=True))
+        leased = leases.lease_items(session, caller=ADA, model_name="animals", limit=limit)
+        made = session.scalars(select(ReviewItem.id).where(ReviewItem.kind == "gold")).all()
+        assert len(leased) == limit
+        assert {str(item_id) for item_id in made} <= {view.item for view in leased}
+        assert len(made) >= limit // 2
