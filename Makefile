@@ -45,8 +45,9 @@ demo: $(STAMP) ## Watch the loop close on solar cells, about five minutes (KEEP=
 up: $(STAMP) ## Run everything on this machine until Ctrl-C (PORT=8000, HOME_DIR=.backtalk)
 	@exec $(BIN)/backtalk up --port $(PORT) --home $(HOME_DIR) $(ARGS)
 
-test: $(STAMP) ## Run the tests but the slow ones (ARGS="-k name")
-	$(TESTS) -m "not slow" $(ARGS)
+# A file's tests stay in one process: they share servers and trainers.
+test: $(STAMP) ## Run the tests but the slow ones, on up to four cores (ARGS="-k name -n 0")
+	$(TESTS) -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: $(STAMP) ## Run all tests
 	$(TESTS) $(ARGS)

@@ -10,7 +10,6 @@ import pytest
 from tests.faults.grounds import Grounds
 from tests.faults.rig import Rig
 from tests.faults.servers import Servers
-from tests.faults.table import HITS
 
 
 @pytest.fixture(scope="session")
@@ -41,5 +40,5 @@ def rig(
     rig = Rig(grounds, servers, folder, request)
     yield rig
     rig.close()
-    request.config.stash[HITS].update(rig.hit_names())
+    request.node.user_properties.append(("hits", sorted(set(rig.hit_names()))))
     shutil.rmtree(folder, ignore_errors=True)

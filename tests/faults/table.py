@@ -12,9 +12,8 @@ rows that no test covers are named. A run over the whole matrix fails where a fa
 """
 
 import json
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,8 @@ ROWS = {
 class Row:
     """One test's line of the table."""
 
-    row: int
     test: str
+    row: int
     outcome: str = "not run"
     tries: int = 1
     only: str = ""  # what it covers, where that is not all of the row
@@ -72,8 +71,7 @@ class Row:
     why: str = ""  # of a skip or failure
 
 
-ROWS_RUN = pytest.StashKey[dict[str, Row]]()
-HITS = pytest.StashKey[set[str]]()
+REPORTS = pytest.StashKey["Reports"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,48 +83,47 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "faults: lies in tests/faults; `make faults` runs these and all `fault`s"
     )
-    config.stash[ROWS_RUN] = {}
-    config.stash[HITS] = set()
+    config.stash[REPORTS] = Reports()
+    config.pluginmanager.register(config.stash[REPORTS])
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker("faults")
         for marker in item.iter_markers("fault"):
-            words = {"tries": 1, "only": ""} | marker.kwargs
-            row = Row(words["row"], item.nodeid, tries=words["tries"], only=words["only"])
-            config.stash[ROWS_RUN][item.nodeid] = row
+            # A property, since it travels with the reports: the test may run in another process.
+            item.user_properties.append(("fault", marker.kwargs))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    if row := item.config.stash[ROWS_RUN].get(item.nodeid):
-        row.seconds = time.monotonic() - began
-        properties: dict[str, Any] = dict(item.user_properties)
+class Reports:
+    """Takes the rows and the failpoints that were hit out of the tests' reports."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.hits: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        properties: dict[str, Any] = dict(report.user_properties)
+        self.hits.update(properties.get("hits", []))
+        if "fault" not in properties:
+            return
+        row = self.rows.setdefault(report.nodeid, Row(test=report.nodeid, **properties["fault"]))
+        row.seconds += report.duration
         row.tries = properties.get("tries", row.tries)
         row.held, row.broken = properties.get("held", []), properties.get("broken", [])
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report: Any = yield
-    row = item.config.stash[ROWS_RUN].get(item.nodeid)
-    if row is not None and (report.when == "call" or not report.passed):
-        row.outcome = report.outcome
-        if report.skipped and isinstance(report.longrepr, tuple):
-            row.why = report.longrepr[2].removeprefix("Skipped: ")
-        elif report.failed:
-            row.why = str(report.longrepr).strip().splitlines()[-1][:200]
-    return report
+        if report.when == "call" or not report.passed:
+            row.outcome = report.outcome
+            if report.skipped and isinstance(report.longrepr, tuple):
+                row.why = report.longrepr[2].removeprefix("Skipped: ")
+            elif report.failed:
+                row.why = str(report.longrepr).strip().splitlines()[-1][:200]
 
 
 def find_unhit(config: pytest.Config) -> list[str]:
     """Failpoints that no process of any rig came to; of a run over the whole matrix alone, else none."""
-    return sorted(set(FAILPOINTS) - config.stash[HITS]) if _is_whole(config) else []
+    return sorted(set(FAILPOINTS) - config.stash[REPORTS].hits) if _is_whole(config) else []
 
 
 def _is_whole(config: pytest.Config) -> bool:
@@ -136,12 +133,13 @@ def _is_whole(config: pytest.Config) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and find_unhit(session.config):
+    is_worker = hasattr(session.config, "workerinput")  # of pytest-xdist: it has seen a part alone
+    if not is_worker and session.exitstatus == pytest.ExitCode.OK and find_unhit(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = [row for row in config.stash[ROWS_RUN].values() if row.outcome != "not run"]
+    rows = [row for row in config.stash[REPORTS].rows.values() if row.outcome != "not run"]
     target: Path | None = config.getoption("--fault-table")
     if not rows or (target is None and len(rows) == 1):
         return

@@ -12,11 +12,10 @@ from tests.faults.rig import ROOT
 ONE = """
 import pytest
 from backtalk.failpoints import FAILPOINTS
-from tests.faults.table import HITS
 
 @pytest.mark.fault(row=5)
 def test_one(request):
-    request.config.stash[HITS].update(sorted(FAILPOINTS)[{first}:])
+    request.node.user_properties.append(("hits", sorted(FAILPOINTS)[{first}:]))
 """
 
 
@@ -26,6 +25,7 @@ def test_one(request):
         (0, [], 0, f"{len(FAILPOINTS)} of {len(FAILPOINTS)} failpoints hit\n"),
         (2, [], 1, f"{len(FAILPOINTS) - 2} of {len(FAILPOINTS)} failpoints hit; not: checkpoint."),
         (2, ["-k", "one"], 0, "1 of 30 rows held"),
+        (2, ["-n", "1"], 1, f"{len(FAILPOINTS) - 2} of {len(FAILPOINTS)} failpoints hit; not: checkpoint."),
     ],
 )
 def test_a_run_over_the_whole_matrix_fails_where_a_failpoint_was_never_hit(
