@@ -21,6 +21,7 @@ def print_tables(console: Console, machine: dict[str, Any], results: dict[str, A
     for name, show in (
         ("predict", _predict),
         ("loop", _loop),
+        ("full", _full),
         ("swaps", _swaps),
         ("memory", _memory),
         ("review", _review),
@@ -37,6 +38,10 @@ def _loop(figures: dict[str, Any]) -> Table:
         ratio = str(row.get("ratio_to_cold", "1"))
         table.add_row(name, f"[{colour}]{row['seconds']:.2f}[/]", f"{row['target_s']:.0f}", *parts, ratio)
     return table
+
+
+def _full(figures: dict[str, Any]) -> Table:
+    return _pairs("Steps of a full run", figures)
 
 
 def _swaps(figures: dict[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.bench_full import measure_full
 from bench.bench_loop import measure_loop
 from bench.bench_memory import measure_memory
 from bench.bench_predict import measure_predict
@@ -22,6 +23,7 @@ OUT = Path(__file__).parent / "out" / "latest.json"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "predict": measure_predict,
     "loop": measure_loop,
+    "full": measure_full,
     "swaps": measure_swaps,
     "memory": measure_memory,
     "review": measure_review,
