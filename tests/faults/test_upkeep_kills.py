@@ -15,7 +15,7 @@ from tests.faults.lessons import add_candidate, get_model
 from tests.faults.rig import ROOT, Rig
 
 STEPS = ("upkeep.before_rows", "upkeep.before_prune", "store.before_remove", "store.after_aside",
-         "upkeep.after_prune", "upkeep.before_leftovers")  # fmt: skip
+         "upkeep.after_prune", "upkeep.before_leftovers", "upkeep.before_prune_backbone")  # fmt: skip
 
 SWEEP = """
 from backtalk import bootstrap, upkeep
@@ -33,6 +33,9 @@ def test_upkeep_killed_at_each_step_removes_in_the_end_what_was_to_go_and_no_mor
     torn = system.versions.root / ".jobs" / "left"
     torn.mkdir(parents=True)
     os.utime(torn, (0, 0))
+    unused = system.versions.root / "_backbones" / ("ab" * 32)  # as a rejected full run leaves one
+    unused.mkdir()
+    os.utime(unused, (0, 0))
     for step in STEPS:
         env = rig.environment(f"{step}=kill")
         ended = subprocess.run([sys.executable, "-c", SWEEP], env=env, cwd=ROOT, check=False).returncode
@@ -43,4 +46,5 @@ def test_upkeep_killed_at_each_step_removes_in_the_end_what_was_to_go_and_no_mor
         pruned = session.scalars(select(Version.number).where(Version.pruned_at.is_not(None))).all()
     assert sorted(pruned) == [2, 3, 4]  # the oldest of those that nobody promoted
     assert not torn.exists()
+    assert not unused.exists()
     assert rig.check() == {}
