@@ -120,14 +120,16 @@ def _named_live(system: System) -> dict[str, int] | None:
 
 
 def _remove_leftovers(system: System, known: set[str], active: set[str]) -> None:
-    """Folders of attempts that no version names, once they are too old to belong to a run at work."""
+    """Folders of attempts that no version names, nor a run at work, once too old to be of one that began."""
     failpoint("upkeep.before_leftovers")
     root = system.versions.root
-    candidates = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
-    ended = [p for p in root.glob(".training/*") if p.name not in active]
+    attempts = [p for p in root.glob("*/.candidates/*") if str(p.relative_to(root)) not in known]
+    attempts += root.glob(".jobs/*")
+    ended = [p for p in attempts if p.name.rpartition("-")[0] not in active]
+    ended += [p for p in root.glob(".training/*") if p.name not in active]
     # A removal that broke off after its first rename, and a file that was written aside and never renamed.
     torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
-    found = [*candidates, *root.glob(".jobs/*"), *ended, *torn, *_list_half_numbers(root)]
+    found = [*ended, *torn, *_list_half_numbers(root)]
     now = read_disk_clock(root) if found else 0.0
     for path in found:
         if _age_s(path, now) > LEFTOVER_AFTER_S:
