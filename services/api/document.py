@@ -84,5 +84,5 @@ def _add_headers(operation: dict[str, Any]) -> None:
         headers = response.setdefault("headers", {})
         if status not in {"414", "431"}:
             headers["X-Request-Id"] = _REQUEST_ID
-        if status in {"429", "503"}:
+        if status in {"429", "503"} or (status == "202" and operation["operationId"] == "get_device_file"):
             headers["Retry-After"] = _RETRY_AFTER
