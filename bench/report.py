@@ -24,6 +24,7 @@ def print_tables(console: Console, machine: dict[str, Any], results: dict[str, A
         ("swaps", _swaps),
         ("memory", _memory),
         ("review", _review),
+        ("devices", _devices),
     ):
         if name in results:
             console.print(show(results[name]))
@@ -70,6 +71,14 @@ def _review(figures: dict[str, Any]) -> Table:
             f"[{'green' if one['met'] else 'red'}]{one['median_ms']} ms[/]" if one else "" for one in cells
         ]
         table.add_row(name, *shown)
+    return table
+
+
+def _devices(figures: dict[str, Any]) -> Table:
+    columns = list(next(iter(figures.values())))
+    table = Table("form", *columns, title="A version for devices, one picture on one thread")
+    for form, row in figures.items():
+        table.add_row(form, *[str(row[column]) for column in columns])
     return table
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.bench_devices import measure_devices
 from bench.bench_loop import measure_loop
 from bench.bench_memory import measure_memory
 from bench.bench_predict import measure_predict
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "swaps": measure_swaps,
     "memory": measure_memory,
     "review": measure_review,
+    "devices": measure_devices,
 }
 
 

@@ -42,6 +42,7 @@ def send_device_file(ready: Ready, sentence: str) -> Response:
     except BaseException:
         end()
         raise
+    response.direct_passthrough = False  # which would leave out `call_on_close`
     response.call_on_close(end)
     response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     return response

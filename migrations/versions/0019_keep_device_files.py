@@ -31,7 +31,7 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name=op.f("fk_device_files_version_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_device_files")),
-        sa.UniqueConstraint("version_id", "form", name=op.f("uq_device_files_version_id")),
+        sa.UniqueConstraint("version_id", "form", name=op.f("uq_device_files_version_id_form")),
     )
 
 
