@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,21 +17,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select, update
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from backtalk import devicebuild, devicecheck, devicefiles, upkeep
 from backtalk.cli import main
+from backtalk.client import Client, Problem, Unreachable
 from backtalk.devicecheck import check_file, read_labels
 from backtalk.errors import ArtefactInvalid
 from backtalk.golden import read_golden, write_golden
 from backtalk.heads import Head
 from backtalk.images import decode, to_input
 from backtalk.runtime import Backbone
-from backtalk.states import DeviceForm, VersionState
+from backtalk.states import DeviceForm, Scope, VersionState
 from backtalk.system import System
 from backtalk.tables import AuditEntry, DeviceFile, OutboxEvent, Version
 from backtalk.tables import Backbone as BackboneRow
+from demo.stack import Stack
+from tests import showroom
+from tests.acceptance.digits import Digits
 from tests.clients import Api, assert_problem
+from tests.integration.test_pages_sign_in import sign_in
 from tests.served import LABELS, make_jpeg, make_served_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "devices.md"
@@ -398,3 +405,68 @@ def test_the_openapi_document_says_what_the_call_answers(animals: Api) -> None:
     answers = document["paths"][path]["get"]["responses"]
     assert {"200", "202", "206", "304", "404", "409", "416", "422"} <= set(answers)
     assert "Retry-After" in answers["202"]["headers"]
+
+
+def test_the_client_waits_until_the_file_is_made(animals: Api, write_here: None) -> None:
+    server = make_server("127.0.0.1", 0, animals.app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    worker = threading.Timer(0.5, work, [animals.system])
+    worker.start()
+    try:
+        with Client(f"http://127.0.0.1:{server.port}", animals.token) as client:
+            data = client.device_file("animals", 1, "dynamic")
+            with pytest.raises(Problem, match="recipe int8"):
+                client.device_file("animals", 1, "int8")
+            with pytest.raises(Unreachable, match="not made within"):
+                client.device_file("animals", 2, "dynamic", wait_s=0)
+    finally:
+        worker.join()
+        server.shutdown()
+        server.server_close()
+    assert data == ask(animals, "dynamic").data
+
+
+# --- on the page -------------------------------------------------------------------------------
+def test_the_page_lists_the_forms_waits_for_a_file_and_saves_it(animals: Api, write_here: None) -> None:
+    showroom.add_person(animals.system, scopes=(Scope.PROMOTE,))
+    browser = animals.app.test_client()
+    sign_in(browser)
+    page = browser.get("/models/animals/versions/1").text
+    assert re.findall(r"device/(\w+)\.tflite", page) == ["float32", "float16", "dynamic"]
+    address = "/models/animals/versions/1/device/dynamic.tflite"
+    waiting = browser.get(address)
+    assert waiting.status_code == 202
+    assert "is being made" in waiting.text
+    assert int(waiting.headers["Refresh"]) > 0
+    work(animals.system)
+    saved = browser.get(address, buffered=True)
+    assert saved.status_code == 200
+    assert saved.headers["X-Content-Type-Options"] == "nosniff"
+    assert saved.data == ask(animals, "dynamic").data
+    assert browser.get("/models/animals/versions/1/device/float64.tflite").status_code == 422
+    chinese = {"Accept-Language": "zh"}
+    assert "配方 int8" in browser.get(address.replace("dynamic", "int8"), headers=chinese).text
+    with animals.system.db.transaction() as session:
+        session.execute(update(Version).where(Version.number == 1).values(state=VersionState.QUARANTINED))
+    assert browser.get(address).status_code == 409
+    showroom.add_person(animals.system, "bob", (Scope.FEEDBACK,))
+    reader = animals.app.test_client()
+    sign_in(reader, "bob")
+    assert reader.get(address).status_code == 403
+
+
+@pytest.mark.slow
+def test_a_running_stack_makes_the_file_by_its_own_workers(tmp_path: Path) -> None:
+    with Stack(tmp_path / "home", {"BACKTALK_WARM_TRAINER": "false"}) as stack:
+        images = Digits().write_folder(120, tmp_path / "digits")
+        stack.run("models", "create", "digits", "--from", images, "--backbone", "tiny")
+        key = stack.create_key("fleet", "train", "predict", "feedback")
+        with Client(stack.address, key) as client:
+            file = tmp_path / "digits.tflite"
+            file.write_bytes(client.device_file("digits", 1, "float16"))
+            picture = Digits().take(150, inverted=False)[-1].png  # not one that the model was made from
+            label, scores = run_outside(tmp_path, file, picture)
+            assert label == client.predict("digits", picture).label
+            recorded = client.record("digits", picture, label, version=1, scores=scores.tolist())
+            other = next(one for one in client.model("digits")["labels"] if one != label)
+            assert client.correct(recorded, other).state == "pending"
