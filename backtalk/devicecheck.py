@@ -56,10 +56,8 @@ def check_form(form: DeviceForm, *, integer: bool) -> None:
 def explain_disk(error: OSError, folder: Path) -> BacktalkError:
     """What to tell somebody whose file cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfRoom(
-            f"The disk of {folder.name or folder} is full. Make room, then ask for the file again."
-        )
-    return InvalidInput(f"The file cannot be written into {folder.name or folder}: {error.strerror}.")
+        return OutOfRoom("The disk is full. Make room, then ask for the file again.")
+    return InvalidInput(f"The file cannot be written into the folder {folder.name!r}: {error.strerror}.")
 
 
 def check_file(

@@ -11,7 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backtalk import audit
@@ -78,25 +79,45 @@ def find_file(
     model = get_model(session, model_name)
     version = get_version(session, model, number)
     check_version(session, system, version, form)
-    wanted = select(DeviceFile).where(DeviceFile.version_id == version.id, DeviceFile.form == form)
-    row = session.scalar(wanted)
-    path = name_path(system, model.name, number, form)
-    if row is not None and _is_whole(path, row):
-        assert row.sha256 is not None  # with `made_at`
-        return Ready(path, name_download(model.name, number, form), row.sha256, row.byte_size or 0)
+    row = session.scalar(_select(version, form))
+    found = _find_whole(system, model, version, row)
+    return found or _ask(session, system, model, version, form, caller)
+
+
+def _ask(
+    session: Session, system: System, model: Model, version: Version, form: DeviceForm, caller: Caller
+) -> Ready | Making:
+    """Ring for a worker, once for all who ask at the same time."""
+    never = func.to_timestamp(0)
+    values = {"version_id": version.id, "form": form, "asked_by": caller.actor, "asked_at": never}
+    session.execute(insert(DeviceFile).values(values).on_conflict_do_nothing())
+    locked = _select(version, form).with_for_update().execution_options(populate_existing=True)
+    row = session.scalars(locked).one()
+    if found := _find_whole(system, model, version, row):  # made in this very moment
+        return found
     now = session.scalars(select(func.now())).one()
-    if row is not None and row.problem and row.settled_at and now - row.settled_at < TOLD:
+    if row.problem and row.settled_at and now - row.settled_at < TOLD:
         raise ArtefactInvalid(row.problem)
-    if row is None:
-        row = DeviceFile(version_id=version.id, form=form, asked_by=caller.actor)
-        session.add(row)
-    elif row.made_at is None and row.problem is None and now - row.asked_at < RING_AGAIN:
-        return Making(model.name, number, form)
-    row.asked_by, row.asked_at = caller.actor, now
-    row.made_at = row.problem = row.settled_at = None
-    session.flush()
-    emit(session, DeviceFileAsked(model_id=model.id, device_file_id=row.id))
-    return Making(model.name, number, form)
+    if row.made_at or row.problem or now - row.asked_at >= RING_AGAIN:
+        row.asked_by, row.asked_at = caller.actor, now
+        row.made_at = row.problem = row.settled_at = None
+        emit(session, DeviceFileAsked(model_id=model.id, device_file_id=row.id))
+    return Making(model.name, version.number, form)
+
+
+def _select(version: Version, form: DeviceForm) -> Select[DeviceFile]:
+    return select(DeviceFile).where(DeviceFile.version_id == version.id, DeviceFile.form == form)
+
+
+def _find_whole(system: System, model: Model, version: Version, row: DeviceFile | None) -> Ready | None:
+    """The file that a row speaks of, if it is there and has its sum."""
+    if row is None or row.made_at is None or row.sha256 is None:
+        return None
+    form = DeviceForm(row.form)
+    path = name_path(system, model.name, version.number, form)
+    if digest_file(path) != row.sha256:
+        return None
+    return Ready(path, name_download(model.name, version.number, form), row.sha256, row.byte_size or 0)
 
 
 def check_version(session: Session, system: System, version: Version, form: DeviceForm) -> None:
@@ -130,10 +151,6 @@ def list_forms(session: Session, version: Version) -> dict[DeviceForm, DeviceFil
     asked = {row.form: row for row in rows}
     integer = session.get_one(BackboneRow, version.backbone_digest).quantised_from is not None
     return {form: asked.get(form) for form in DeviceForm if (form is DeviceForm.INT8) is integer}
-
-
-def _is_whole(path: Path, row: DeviceFile) -> bool:
-    return row.made_at is not None and digest_file(path) == row.sha256
 
 
 # --- making ------------------------------------------------------------------------------------

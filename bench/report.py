@@ -75,10 +75,12 @@ def _review(figures: dict[str, Any]) -> Table:
 
 
 def _devices(figures: dict[str, Any]) -> Table:
-    columns = list(next(iter(figures.values())))
-    table = Table("form", *columns, title="A version for devices, one picture on one thread")
+    heads = ("form", "MB", "of float32", "ms", "of float32", "right", "same label as float32")
+    table = Table(*heads, title="A version for devices, one picture on one thread")
     for form, row in figures.items():
-        table.add_row(form, *[str(row[column]) for column in columns])
+        times = (f"{row['ms']:.2f}", f"{row['time_ratio']:.2f}")
+        shares = (f"{row['accuracy']:.1%}", f"{row['same_label']:.1%}")
+        table.add_row(form, f"{row['megabytes']:.2f}", f"{row['size_ratio']:.2f}", *times, *shares)
     return table
 
 

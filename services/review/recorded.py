@@ -216,7 +216,7 @@ RECORDS = (
         "In the form %(form)s a score of this version differs by %(value)s from what it is here, and "
         "%(limit)s is allowed, so there is no such file of it."
     ),
-    mark("The disk of %(folder)s is full. Make room, then ask for the file again."),
+    mark("The disk is full. Make room, then ask for the file again."),
     mark("The backbone %(digest)s is missing."),
     mark("The backbone %(digest)s was changed."),
     mark("A head run has no recipe: leave it out, or ask for a full run."),

@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sqlalchemy import func, select, update
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
-from backtalk import devicebuild, devicecheck, devicefiles, upkeep
+from backtalk import devicebuild, devicecheck, devicefiles, failpoints, upkeep
 from backtalk.cli import main
 from backtalk.client import Client, Problem, Unreachable
 from backtalk.devicecheck import check_file, read_labels
@@ -285,6 +286,13 @@ def test_whoever_asks_again_after_a_minute_rings_a_lost_doorbell_again(
     assert ask(animals, "float32").status_code == 200
 
 
+def test_many_who_ask_at_once_ring_one_doorbell(animals: Api, write_here: None) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(animals, "float16").status_code, range(8)))
+    assert answers == [202] * 8
+    assert work(animals.system) == 1
+
+
 def test_a_form_that_does_not_agree_is_refused_with_the_reason_and_leaves_nothing(
     animals: Api, write_here: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,7 +403,10 @@ def test_the_command_line_refuses_in_one_sentence_and_leaves_nothing_behind(
     assert "no model 'plants'" in refuse("plants", file)
     assert "no folder" in refuse("animals", out / "there" / "a.tflite")
     monkeypatch.setenv("BACKTALK_FAILPOINTS", "devicefile.before_sync=disk-full")
-    assert "is full. Make room" in refuse("animals", file)
+    try:
+        assert "The disk is full. Make room" in refuse("animals", file)
+    finally:
+        failpoints.arm(None)  # the command armed them in this process, too
 
 
 # --- as it is told ------------------------------------------------------------------------------
