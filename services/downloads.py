@@ -2,7 +2,7 @@
 
 from threading import BoundedSemaphore
 
-from flask import Response, send_file
+from flask import Response, request, send_file
 
 from backtalk.devicefiles import Ready
 from backtalk.errors import Unavailable
@@ -19,6 +19,11 @@ def begin(sentence: str) -> None:
 
 def end() -> None:
     _going.release()
+
+
+def is_wanted(ready: Ready) -> bool:
+    """Whether bytes will leave: not for a look (HEAD), and not to somebody who has them already."""
+    return request.method == "GET" and not request.if_none_match.contains(ready.sha256)
 
 
 def send_device_file(ready: Ready, sentence: str) -> Response:

@@ -69,7 +69,7 @@ def get_device_file(path: FilePath) -> Response:
         found = devicefiles.find_file(
             session, system, model_name=path.model, number=path.number, form=path.form, caller=g.caller
         )
-        if isinstance(found, devicefiles.Ready):
+        if isinstance(found, devicefiles.Ready) and downloads.is_wanted(found):
             audit.record(
                 session,
                 g.caller.actor,

@@ -125,7 +125,7 @@ def send_device_file(model_name: str, number: int, form: str) -> ResponseReturnV
         found = devicefiles.find_file(
             session, system, model_name=model_name, number=number, form=wanted, caller=g.caller
         )
-        if isinstance(found, devicefiles.Ready) and request.method == "GET":
+        if isinstance(found, devicefiles.Ready) and downloads.is_wanted(found):
             subject = f"model:{model_name}"
             audit.record(session, g.caller.actor, "version.download", subject, version=number, form=form)
     if isinstance(found, devicefiles.Ready):

@@ -256,6 +256,7 @@ def test_a_file_is_promised_then_made_once_then_sent_to_whoever_asks(animals: Ap
         row = session.scalars(select(DeviceFile)).one()
         entries = session.scalars(select(AuditEntry).where(AuditEntry.action == "version.download")).all()
     assert (row.sha256, row.byte_size, row.checked["n"]) == (digest, len(answer.data), GOLDEN)
+    assert len(entries) == 2  # whoever had it already took nothing
     assert entries[0].detail == {"version": 1, "form": "float16"}
     assert work(animals.system) == 0
 
