@@ -61,7 +61,7 @@ _OUTSIDE = {"description": "`Range` lies outside the file.", "content": problems
 def get_device_file(path: FilePath) -> Response:
     """The whole model: RGB pixels in, 0 to 255, of the side that it says; a score for each label out.
 
-    Made when it is first asked for, which takes about half a minute, and held against what serves: 409 with
+    Made when it is first asked for, which takes some seconds, and held against what serves: 409 with
     the reason where it does not agree. `unzip` lists the labels in it.
     """
     system = get_backend().system

@@ -207,6 +207,19 @@ def test_smaller_forms_are_smaller_and_the_integer_one_knows_no_float(
         integers.join_integer_head((tiny_folder / "backbone.tflite").read_bytes(), head, np.ones((2, 3)))
 
 
+def find_misaligned(data: bytes) -> list[int]:
+    """Buffers of weights that do not begin at a multiple of 16 bytes, as the schema wants them to."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    model = schema.Model.GetRootAs(data, 0)
+    start = np.frombuffer(data, np.uint8).ctypes.data
+    buffers = [model.Buffers(number) for number in range(model.BuffersLength())]
+    return [n for n, one in enumerate(buffers) if one.DataLength() and _offset(one, start) % 16]
+
+
+def _offset(buffer: Any, start: int) -> int:
+    return int(buffer.DataAsNumpy().ctypes.data) - start
+
+
 def test_the_file_tells_its_labels_and_what_it_is_by_the_published_convention(
     animals: Api, write: Write
 ) -> None:
@@ -225,6 +238,7 @@ def test_the_file_tells_its_labels_and_what_it_is_by_the_published_convention(
     (signature,) = model.signatureDefs
     assert [one.name for one in (*signature.inputs, *signature.outputs)] == [b"image", b"scores"]
     first = file.read_bytes()
+    assert find_misaligned(first) == []
     file.unlink()
     assert write(animals.system, DeviceForm.FLOAT32).read_bytes() == first  # the same version, the same bytes
     file.write_bytes(first[:-40])
