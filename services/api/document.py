@@ -37,6 +37,12 @@ LINKS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         "promote_version",
         {"model": "$request.path.model", "number": "$response.body#/items/0/number"},
     ),
+    (
+        "list_versions",
+        "200",
+        "get_device_file",
+        {"model": "$request.path.model", "number": "$response.body#/items/0/number"},
+    ),
     ("promote_version", "200", "rollback_model", {"model": "$request.path.model"}),
 )
 _REQUEST_ID = {"description": "Finds the call in the log.", "schema": {"type": "string"}}
