@@ -325,6 +325,25 @@ def test_a_form_that_does_not_agree_is_refused_with_the_reason_and_leaves_nothin
     assert ask(animals, "dynamic").status_code == 202
 
 
+def test_a_worker_whose_disk_is_full_says_so_and_leaves_nothing_half(animals: Api, write_here: None) -> None:
+    folder = animals.system.versions.root / "animals" / ".devices"
+    for place in ("devicefile.before_sync", "devicefile.before_rename"):
+        failpoints.arm(f"{place}=disk-full")
+        try:
+            assert ask(animals, "float16").status_code == 202
+            work(animals.system)
+        finally:
+            failpoints.arm(None)
+        problem = assert_problem(ask(animals, "float16"), 409, "artefact-invalid")
+        assert "The disk is full. Make room" in problem["detail"]
+        assert list(folder.iterdir()) == []
+        with animals.system.db.transaction() as session:
+            session.execute(update(DeviceFile).values(settled_at=func.now() - timedelta(minutes=11)))
+    assert ask(animals, "float16").status_code == 202
+    work(animals.system)
+    assert ask(animals, "float16").status_code == 200
+
+
 def test_what_cannot_be_had_is_refused_at_once_in_a_sentence(animals: Api) -> None:
     assert_problem(ask(animals, "int4"), 422)
     assert_problem(ask(animals, "float16", 9), 404, "version-not-found")
