@@ -2,7 +2,7 @@
 
 import click
 
-from backtalk.commands import datasets, inspection, models, people, safety, sources, stack
+from backtalk.commands import datasets, devices, inspection, models, people, safety, sources, stack
 from backtalk.commands.frame import PlainGroup
 
 
@@ -23,6 +23,7 @@ main.add_command(datasets.dataset)
 main.add_command(models.train)
 main.add_command(models.promote)
 main.add_command(models.rollback)
+main.add_command(devices.export_device)
 main.add_command(sources.reporters)
 main.add_command(sources.retract)
 main.add_command(sources.reviewers)

@@ -44,6 +44,8 @@ __all__ = [
 LONGEST_WAIT_S = 30.0  # between two tries, whatever Retry-After says
 _FIRST_WAIT_S = 0.2
 _PAGE = 200
+_FLATBUFFER = b"TFL3"  # in every LiteRT file, four bytes from its beginning
+_AGAIN_S = 2.0
 
 Picture = bytes | str | PathLike[str]
 Shape = TypeVar("Shape", bound="_Shape")
@@ -334,6 +336,21 @@ class Client:
     def versions(self, model: str) -> Iterator[Version]:
         """Newest first."""
         return self._walk(f"/v1/models/{_part(model)}/versions", Version)
+
+    def device_file(self, model: str, version: int, form: str = "float32", *, wait_s: float = 180.0) -> bytes:
+        """A version as one LiteRT file: `float32`, `float16`, `dynamic`, or `int8` of an 8-bit version.
+
+        Where it has to be made first, this waits for it, `wait_s` at most; then `Unreachable` is raised.
+        """
+        path = f"/v1/models/{_part(model)}/versions/{int(version)}/files/{_part(form)}"
+        until = time.monotonic() + wait_s
+        while True:
+            data = self._send("GET", path, None, {}, repeatable=True)
+            if data[4:8] == _FLATBUFFER:  # else it is JSON, which says that it is being made
+                return data
+            if time.monotonic() + _AGAIN_S > until:
+                raise Unreachable(f"{form} of version {version} was not made within {wait_s:g} s")
+            time.sleep(_AGAIN_S)
 
     def promote(self, model: str, version: int) -> Change:
         """Make a version live."""

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a stopping worker may finish its task; what it leaves is taken up again.",
     )
+    author: str | None = Field(None, max_length=200, description="Whom files for devices name as author.")
+    licence: str | None = Field(None, max_length=2000, description="Which licence files for devices name.")
     tensorboard: bool = Field(True, description="Write TensorBoard logs of every run, in the home.")
     mlflow: bool = Field(False, description="Record runs in MLflow; MLFLOW_TRACKING_URI says where.")
     log_level: str = "INFO"

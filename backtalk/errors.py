@@ -63,6 +63,10 @@ class InvalidInput(BacktalkError):
     """Well-formed, but it cannot be done with these values."""
 
 
+class UnknownForm(InvalidInput):
+    """There is no such form of a file for devices."""
+
+
 class UnknownLabel(InvalidInput):
     pass
 

@@ -103,6 +103,13 @@ class PromotionAsked(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceFileAsked(Event):
+    """Somebody wants a version as one file, and there is none yet."""
+
+    device_file_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class VersionPromoted(Event):
     version: int
 

@@ -93,6 +93,8 @@ FAILPOINTS: Mapping[str, str] = MappingProxyType(
         "loading.before_sums": "an API process is about to verify and load what is live now",
         "config.before_write": "models.config is about to be written",
         "config.after_write": "it is written",
+        "devicefile.before_sync": "a version is written as one file, and not yet on the disk",
+        "devicefile.before_rename": "that file agrees with what serves, and has no name yet",
         "files.before_rename": "a file that is replaced as a whole is on the disk beside the old one",
         "files.after_rename": "it has taken the old one's name, which is not yet on the disk",
         # the house is kept clean

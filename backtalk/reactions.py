@@ -18,6 +18,7 @@ REACTIONS: dict[type[events.Event], str] = {
     events.ChampionChanged: "promotion.judge",
     events.CandidatePassed: "promotion.promote",
     events.PromotionAsked: "promotion.promote_asked",
+    events.DeviceFileAsked: "devices.make_file",
     events.VersionPromoted: "upkeep.prune_versions",
     events.VersionRolledBack: "upkeep.prune_versions",
 }
@@ -30,5 +31,6 @@ ARGUMENTS: dict[str, str] = {
     "promotion.judge": "run_id",
     "promotion.promote": "run_id",
     "promotion.promote_asked": "model_id",
+    "devices.make_file": "device_file_id",
     "upkeep.prune_versions": "model_id",
 }

@@ -22,6 +22,15 @@ class RunKind(StrEnum):
     FULL = "full"  # moves the backbone: minutes to hours
 
 
+class DeviceForm(StrEnum):
+    """Of a file that a device runs: how its weights lie in it."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"  # half the bytes; computed as float32 where there is no float16
+    DYNAMIC = "dynamic"  # 8-bit weights, float between them
+    INT8 = "int8"  # integers throughout; of versions whose backbone is one of 8-bit integers
+
+
 class RunState(StrEnum):
     QUEUED = "queued"  # asked for, not yet claimed
     TRAINING = "training"  # a trainer holds the lease

@@ -125,6 +125,24 @@ class Version(Base):
     )
 
 
+class DeviceFile(Base):
+    """A version as one file for devices: asked for, then made by a worker, or not, and why."""
+
+    __tablename__ = "device_files"
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    form: Mapped[str]
+    asked_by: Mapped[str]
+    asked_at: Mapped[datetime] = _now()  # last; a lost doorbell is rung again by whoever asks
+    made_at: Mapped[datetime | None]
+    sha256: Mapped[str | None]
+    byte_size: Mapped[int | None]
+    checked: Mapped[Json] = mapped_column(server_default=text("'{}'"))  # how it agrees with what serves
+    problem: Mapped[str | None]  # why there is none; forgotten when somebody asks again later
+    settled_at: Mapped[datetime | None]  # when that was found
+    __table_args__ = (UniqueConstraint("version_id", "form"), _one_of("form", states.DeviceForm))
+
+
 class Image(Base):
     """One picture by its decoded pixels. After a deletion the row stays as a tombstone."""
 

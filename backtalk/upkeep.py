@@ -129,6 +129,7 @@ def _remove_leftovers(system: System, known: set[str], active: set[str]) -> None
     ended += [p for p in root.glob(".training/*") if p.name not in active]
     # A removal that broke off after its first rename, and a file that was written aside and never renamed.
     torn = [*root.glob("*/.gone-*"), *root.glob("*/.candidates/.gone-*"), *root.glob(f".*.{_HEX * 32}")]
+    torn += root.glob(f"*/.devices/.*.{_HEX * 32}")
     found = [*ended, *torn, *_list_half_numbers(root)]
     now = read_disk_clock(root) if found else 0.0
     for path in found:

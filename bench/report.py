@@ -25,6 +25,7 @@ def print_tables(console: Console, machine: dict[str, Any], results: dict[str, A
         ("swaps", _swaps),
         ("memory", _memory),
         ("review", _review),
+        ("devices", _devices),
     ):
         if name in results:
             console.print(show(results[name]))
@@ -75,6 +76,16 @@ def _review(figures: dict[str, Any]) -> Table:
             f"[{'green' if one['met'] else 'red'}]{one['median_ms']} ms[/]" if one else "" for one in cells
         ]
         table.add_row(name, *shown)
+    return table
+
+
+def _devices(figures: dict[str, Any]) -> Table:
+    heads = ("form", "MB", "of float32", "ms", "of float32", "right", "same label as float32")
+    table = Table(*heads, title="A version for devices, one picture on one thread")
+    for form, row in figures.items():
+        times = (f"{row['ms']:.2f}", f"{row['time_ratio']:.2f}")
+        shares = (f"{row['accuracy']:.1%}", f"{row['same_label']:.1%}")
+        table.add_row(form, f"{row['megabytes']:.2f}", f"{row['size_ratio']:.2f}", *times, *shares)
     return table
 
 

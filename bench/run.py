@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.bench_devices import measure_devices
 from bench.bench_full import measure_full
 from bench.bench_loop import measure_loop
 from bench.bench_memory import measure_memory
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "swaps": measure_swaps,
     "memory": measure_memory,
     "review": measure_review,
+    "devices": measure_devices,
 }
 
 

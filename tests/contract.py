@@ -84,6 +84,7 @@ MAY_BE_REFUSED: dict[str, tuple[int, ...]] = {
     "create_retraction": (422,),  # a model beside a key; an Idempotency-Key that came before
     "decide_item": (412, 422, 428),  # another etag, or none; `approve` with a label
     "create_run": (422,),  # an unknown recipe
+    "get_device_file": (422,),  # `int8` of a version whose backbone is a float one
     "promote_version": (422,),  # an Idempotency-Key that came before with another call
     "rollback_model": (422,),
     "set_policy": (412, 422),  # another etag; an unknown time zone

@@ -101,6 +101,8 @@ def find_queue(task: str, payload: dict[str, object]) -> str:
     """Head and full runs have queues of their own; everything else is an event."""
     if task == "training.train":
         return training_queue(RunKind(str(payload["kind"])))
+    if task == "devices.make_file":  # what it needs is installed there; it takes seconds, not hours
+        return training_queue(RunKind.HEAD)
     return EVENTS_QUEUE
 
 

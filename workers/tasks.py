@@ -8,7 +8,7 @@ from celery import shared_task
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from backtalk import doorbells, promotion, review, suspects, sweeper, training, triggers, upkeep
+from backtalk import devicefiles, doorbells, promotion, review, suspects, sweeper, training, triggers, upkeep
 from backtalk.errors import Unavailable
 from workers.process import get_experiments, get_system, get_trainers, is_stopping, training_a_run
 
@@ -65,6 +65,11 @@ def promote(run_id: str) -> None:
 @shared_task(name="promotion.promote_asked", **EVENT)
 def promote_asked(model_id: int) -> None:
     promotion.promote_asked(get_system(), model_id)
+
+
+@shared_task(name="devices.make_file")
+def make_file(device_file_id: int) -> None:
+    devicefiles.make_file(get_system(), device_file_id, is_stopping)
 
 
 @shared_task(name="upkeep.prune_versions", **EVENT)

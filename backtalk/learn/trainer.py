@@ -170,6 +170,10 @@ def _do(command: dict[str, Any], parent: _Parent) -> dict[str, Any]:
             return parent.tune(Path(lesson))
         case {"do": "fit", "job": str(job)}:
             return tasks.fit(Path(job), tell)
+        case {"do": "write_whole_model", "head": str(), "store": str(), "form": str(), "target": str()}:
+            from backtalk.learn.wholemodel import write_whole_model
+
+            return write_whole_model(command)
         case {"do": "verify", "artefact": str(), "artefact_digest": str(), "golden": str(), "store": str()}:
             return tasks.verify(command, tell)
     raise InvalidInput(f"The trainer knows no such command: {command}")

@@ -37,6 +37,12 @@ LINKS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
         "promote_version",
         {"model": "$request.path.model", "number": "$response.body#/items/0/number"},
     ),
+    (
+        "list_versions",
+        "200",
+        "get_device_file",
+        {"model": "$request.path.model", "number": "$response.body#/items/0/number"},
+    ),
     ("promote_version", "200", "rollback_model", {"model": "$request.path.model"}),
 )
 _REQUEST_ID = {"description": "Finds the call in the log.", "schema": {"type": "string"}}
@@ -84,5 +90,5 @@ def _add_headers(operation: dict[str, Any]) -> None:
         headers = response.setdefault("headers", {})
         if status not in {"414", "431"}:
             headers["X-Request-Id"] = _REQUEST_ID
-        if status in {"429", "503"}:
+        if status in {"429", "503"} or (status == "202" and operation["operationId"] == "get_device_file"):
             headers["Retry-After"] = _RETRY_AFTER

@@ -4,7 +4,7 @@ from datetime import date
 from typing import Any
 
 from backtalk.complaints import Day
-from backtalk.states import CorrectionState, Origin, RunState, Split
+from backtalk.states import CorrectionState, DeviceForm, Origin, RunState, Split
 from backtalk.tables import Run
 from services.review.language import mark
 from services.review.language import translate as _
@@ -42,6 +42,14 @@ ORIGINS = {
     Origin.CONFIRMATION: "a confirmation",
 }
 
+#: What a file for devices is like.
+DEVICE_FORMS = {
+    DeviceForm.FLOAT32: "as it serves",
+    DeviceForm.FLOAT16: "half the size",
+    DeviceForm.DYNAMIC: "8-bit weights, a quarter of the size",
+    DeviceForm.INT8: "integers throughout, as it serves",
+}
+
 #: What became of a correction.
 STATEMENTS = {
     CorrectionState.PENDING: "pending",
@@ -55,6 +63,7 @@ STATEMENTS = {
 _PARENTS = {
     "pages.show_version": "pages.show_versions",
     "pages.verify_version": "pages.show_versions",
+    "pages.send_device_file": "pages.show_versions",
     "pages.show_comparison": "pages.show_versions",
     "pages.show_comparison_flips": "pages.show_versions",
     "pages.show_run": "pages.show_runs",
@@ -142,6 +151,10 @@ def interval(share_of: float, low: float, high: float) -> str:
         low=f"{100 * low:.1f}",
         high=f"{100 * high:.1f}",
     )
+
+
+def device_form(form: DeviceForm) -> str:
+    return _(DEVICE_FORMS[form])
 
 
 def size(number: int | None) -> str:

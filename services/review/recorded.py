@@ -199,6 +199,24 @@ RECORDS = (
     mark("Version %(n)s went live meanwhile, so nothing was changed."),
     mark("The SavedModel of version %(n)s was pruned to save room."),
     mark("Version %(n)s is quarantined: its files do not verify."),
+    # why there is no file for devices (backtalk.devicefiles, backtalk.devicecheck)
+    mark("The files of version %(n)s were pruned to save room, so no file can be made of it."),
+    mark("The files of version %(n)s are missing, so no file can be made of it."),
+    mark("There is no form %(form)s. Use one of %(forms)s."),
+    mark("This version's backbone is one of 8-bit integers, and its file has the form int8, not %(form)s."),
+    mark(
+        "This version's backbone is a float one. A run with the recipe int8 makes one of 8-bit integers, "
+        "which the gate judges; the form dynamic has 8-bit weights, too."
+    ),
+    mark(
+        "In the form %(form)s this version gives %(share)s of %(n)s golden images the label that it gives "
+        "here, and %(needed)s is needed, so there is no such file of it."
+    ),
+    mark(
+        "In the form %(form)s a score of this version differs by %(value)s from what it is here, and "
+        "%(limit)s is allowed, so there is no such file of it."
+    ),
+    mark("The disk is full. Make room, then ask for the file again."),
     mark("The backbone %(digest)s is missing."),
     mark("The backbone %(digest)s was changed."),
     mark("A head run has no recipe: leave it out, or ask for a full run."),

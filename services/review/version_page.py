@@ -2,21 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any
 
 from flask import Response, g, render_template, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import audit, catalogue, lineage
+from backtalk import audit, catalogue, devicefiles, lineage
 from backtalk.archives import TarStream
 from backtalk.artefacts import describe_artefact, list_litert, list_saved_model, verify_artefact
-from backtalk.errors import ArtefactInvalid, Unavailable
+from backtalk.errors import ArtefactInvalid
 from backtalk.live_accuracy import find_live_accuracy
 from backtalk.states import Scope
 from backtalk.system import System
 from backtalk.tables import Model, Version
+from services import downloads
 from services.backend import get_backend
 from services.review import queries
 from services.review.language import translate as _
@@ -24,9 +24,8 @@ from services.review.sessions import needs
 from services.review.site import blueprint
 
 MOST_PARENTS = 20
-#: Each holds a thread for as long as the browser takes; the others go on answering.
-MOST_DOWNLOADS = 2
-_downloads = BoundedSemaphore(MOST_DOWNLOADS)
+#: After so many seconds the page looks again for a file that is being made.
+AGAIN_S = 5
 
 
 @blueprint.get("/models/<model_name>/versions")
@@ -74,6 +73,7 @@ def draw_version(session: Session, model: Model, version: Version, **found: Any)
         version=version,
         artefact=describe_artefact(system, version),
         parents=list_parents(session, model, version),
+        device_forms=devicefiles.list_forms(session, version),
         taint=lineage.find_tainted(session, model.id).get(version.number),
         accuracy=queries.find_holdout_accuracies(session, model, [version]).get(version.number),
         live=next(
@@ -115,6 +115,31 @@ def send_litert(model_name: str, number: int) -> ResponseReturnValue:
     return send_archive(model_name, number, "litert", list_litert)
 
 
+@blueprint.get("/models/<model_name>/versions/<int:number>/device/<form>.tflite")
+@needs(Scope.TRAIN, Scope.PROMOTE)
+def send_device_file(model_name: str, number: int, form: str) -> ResponseReturnValue:
+    """The version as one file for devices. Where it has to be made first, the page waits for it."""
+    system = get_backend().system
+    wanted = devicefiles.parse_form(form)
+    with system.db.transaction() as session:
+        found = devicefiles.find_file(
+            session, system, model_name=model_name, number=number, form=wanted, caller=g.caller
+        )
+        if isinstance(found, devicefiles.Ready) and downloads.is_wanted(found):
+            subject = f"model:{model_name}"
+            audit.record(session, g.caller.actor, "version.download", subject, version=number, form=form)
+    if isinstance(found, devicefiles.Ready):
+        return downloads.send_device_file(found, say_busy())
+    with system.db.reading() as session:
+        model = catalogue.get_model(session, model_name)
+        page = draw_version(session, model, catalogue.get_version(session, model, number), making=wanted)
+    return page, 202, {"Refresh": str(AGAIN_S), "Retry-After": str(AGAIN_S)}
+
+
+def say_busy() -> str:
+    return _("Other downloads are going on. Try again when they are done.")
+
+
 Lister = Callable[[System, Version], Mapping[str, Path | bytes]]
 
 
@@ -125,15 +150,14 @@ def send_archive(model_name: str, number: int, form: str, list_files: Lister) ->
         ArtefactInvalid: it was pruned, quarantined or does not verify.
         Unavailable: too many downloads are going on.
     """
-    if not _downloads.acquire(blocking=False):
-        raise Unavailable(_("Other downloads are going on. Try again when they are done."))
+    downloads.begin(say_busy())
     try:
         archive = _open_archive(model_name, number, form, list_files)
     except BaseException:
-        _downloads.release()
+        downloads.end()
         raise
     response = Response(archive, mimetype="application/x-tar")
-    response.call_on_close(_downloads.release)
+    response.call_on_close(downloads.end)
     name = f"{model_name}-{number}-{form}.tar"  # of letters, digits and hyphens: the model's name was found
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response.headers["Content-Length"] = str(archive.size)

@@ -13,7 +13,7 @@ from backtalk.runtime import FLATBUFFER
 from backtalk.states import RunState, Scope, VersionState
 from backtalk.system import System
 from backtalk.tables import AuditEntry, Embedding, GateCheck, Image, Model, Run, Sample, Version
-from services.review import version_page
+from services import downloads
 from services.wsgi import create_app
 from tests import exhibits, factories, showroom
 from tests.integration.test_pages_sign_in import read_csrf, sign_in
@@ -140,7 +140,7 @@ def test_versions_are_taken_along_whole_a_few_at_a_time_and_the_audit_log_says_b
     assert "saved-model.tar" not in page
     # No more than a few at once, so that somebody else gets an answer.
     several = "/models/cells/versions/5/litert.tar"
-    open_ones = [client.get(several) for _ in range(version_page.MOST_DOWNLOADS)]
+    open_ones = [client.get(several) for _ in range(downloads.MOST_DOWNLOADS)]
     refused = client.get(several)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
     for answer in open_ones:

@@ -92,6 +92,7 @@ def test_runs_wait_in_the_queue_of_their_kind(
 
 def test_everything_but_training_is_an_event() -> None:
     assert find_queue("promotion.judge", {}) == "events"
+    assert find_queue("devices.make_file", {}) == "training-head"  # TensorFlow is installed there
 
 
 def test_events_of_a_rolled_back_transaction_ring_nothing(

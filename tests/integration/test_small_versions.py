@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from backtalk import promotion, training, triggers, verification
+from backtalk import devicefiles, promotion, training, triggers, verification
 from backtalk.callers import CLI
 from backtalk.live import LiveVersions
 from backtalk.loading import Loader
-from backtalk.states import RunState, VersionState
+from backtalk.states import DeviceForm, RunState, VersionState
 from backtalk.system import System
 from backtalk.tables import Backbone, GateCheck, Model, Run, Version
 from backtalk.trainers import Trainers
@@ -85,6 +85,11 @@ def test_an_8_bit_version_is_judged_as_equal_serves_and_shares_its_parent_s_save
     scores = served.head.scores(served.backbone.embed(image))
     assert scores.sum() == pytest.approx(1.0, abs=1e-5)
     live.close()
+    taken = devicefiles.export_file(
+        system, model_name="digits", number=2, form=DeviceForm.INT8, out=tmp_path, caller=CLI
+    )
+    assert taken.checked["same_label"] >= 0.95
+    assert taken.byte_size < 1.5 * served.backbone.byte_size  # the head on it, labels and metadata
     again = run(system, trainers, "small")
     assert again.state == RunState.FAILED
     assert "8-bit already" in (again.reason or "")

@@ -18,7 +18,7 @@ SILENT = re.compile(
 )
 SPOKEN = re.compile(r'\b(?:aria-label|title|placeholder|alt)="([^"]*)"')
 #: The same in every language.
-NAMES = re.compile(r"Backtalk|shift|SavedModel|LiteRT|SHA-256|\.tar|user:ada")
+NAMES = re.compile(r"Backtalk|shift|SavedModel|LiteRT|SHA-256|\.tar|\.tflite|user:ada")
 
 
 @pytest.fixture
