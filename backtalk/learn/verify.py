@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from backtalk.errors import ArtefactInvalid
 from backtalk.golden import Golden, read_golden
 from backtalk.heads import Head
+from backtalk.intervals import clopper_pearson_upper
 from backtalk.learn.export import CARD, HEAD, LABELS
 from backtalk.learn.flow import tf
 from backtalk.learn.pixels import can_decode
@@ -38,7 +39,8 @@ LARGEST_EMBEDDING_DIFFERENCE = 1e-4
 LARGEST_DIFFERENCE = 1e-3
 NARROW = 2 * LARGEST_DIFFERENCE  # where the two best scores are this close, either may win
 NARROW_FROM_BYTES = 0.05  # the same where TensorFlow decoded: its pixels differ in their last bits
-FEWEST_SAME_LABEL = 0.95  # share of images that `serve_bytes`, which decodes by itself, must answer alike
+FEWEST_SAME_LABEL = 0.95  # share of images that two ways to an answer, not alike by nature, must answer alike
+CONFIDENCE = 0.95  # that it is less, before a version is refused: few golden images say little
 BATCH = 8  # images: on two cores as fast as more, in a third of the memory
 
 Answers = dict[str, NDArray[np.float32]]
@@ -176,20 +178,25 @@ def compare_quantised(found: NDArray[np.float32], expected: NDArray[np.float32])
     """
     if not np.isfinite(found).all():
         raise ArtefactInvalid("The SavedModel answers with values that are no numbers.")
-    share = _share_alike(found, expected)
-    if share < FEWEST_SAME_LABEL:
-        raise ArtefactInvalid(
-            f"The 8-bit backbone agrees with the float SavedModel on {share:.1%} of {len(found)} golden "
-            f"images, and {FEWEST_SAME_LABEL:.0%} is needed."
-        )
+    share = _share_alike("The float SavedModel", found, expected)
     return {"max_abs_diff": float(np.abs(found - expected).max()), "same_label": share}
 
 
-def _share_alike(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Images with the same best label, or where the two best of `expected` are nearly alike."""
+def _share_alike(what: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Images with the same best label, or where the two best of `expected` are nearly alike.
+
+    Raises:
+        ArtefactInvalid: so few that they cannot well be `FEWEST_SAME_LABEL` of all images (Clopper-Pearson).
+    """
     best = np.sort(expected, axis=1)
     tie = best[:, -1] - best[:, -2] < NARROW_FROM_BYTES
-    return float(((found.argmax(axis=1) == expected.argmax(axis=1)) | tie).mean())
+    alike = (found.argmax(axis=1) == expected.argmax(axis=1)) | tie
+    if clopper_pearson_upper(alike.sum(), len(alike), CONFIDENCE) < FEWEST_SAME_LABEL:
+        raise ArtefactInvalid(
+            f"{what} gives {alike.mean():.1%} of {len(alike)} golden images the label that would serve: "
+            f"too few for {FEWEST_SAME_LABEL:.0%} of all images."
+        )
+    return float(alike.mean())
 
 
 def _allow(what: str, difference: float, largest: float) -> float:
@@ -206,10 +213,4 @@ def _compare_bytes(signature: Any, golden: Golden, expected: NDArray[np.float32]
     if not rows:
         return None
     found = _ask(signature, IMAGE_BYTES, [golden.encoded[row] for row in rows])["scores"]
-    share = _share_alike(found, expected[rows])
-    if share < FEWEST_SAME_LABEL:
-        raise ArtefactInvalid(
-            f"serve_bytes agrees on {share:.1%} of {len(rows)} golden images, "
-            f"and {FEWEST_SAME_LABEL:.0%} is needed."
-        )
-    return share
+    return _share_alike("serve_bytes", found, expected[rows])

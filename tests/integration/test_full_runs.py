@@ -51,7 +51,7 @@ def create(system: System, trainers: Trainers, folder: Path, backbone: str | Bac
 
 def request(system: System, recipe: str = "fast") -> Run:
     with system.db.transaction() as session:
-        model = session.scalars(select(Model)).one()
+        model = session.scalars(select(Model).where(Model.name == "digits")).one()
         return triggers.request_run(session, model=model, kind=RunKind.FULL, caller=CLI, recipe=recipe)
 
 

@@ -156,3 +156,20 @@ def test_every_kind_of_colour_is_read_alike(mode: str) -> None:
     difference = np.abs(found - to_input(decode(data).pixels, 32))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize(("differing", "refused"), [(0, False), (4, False), (5, True), (32, True)])
+def test_an_8_bit_version_is_refused_only_where_its_answers_cannot_well_be_alike(
+    differing: int, refused: bool
+) -> None:
+    from backtalk.errors import ArtefactInvalid
+    from backtalk.learn.verify import compare_quantised
+
+    expected = np.tile(np.array([0.9, 0.1], np.float32), (32, 1))
+    found = expected.copy()
+    found[:differing] = found[:differing, ::-1]
+    if refused:
+        with pytest.raises(ArtefactInvalid, match="too few for 95% of all images"):
+            compare_quantised(found, expected)
+    else:
+        assert compare_quantised(found, expected)["same_label"] == 1 - differing / 32
