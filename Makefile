@@ -14,10 +14,10 @@ ARGS ?=
 # Settings of the shell must not reach the tests.
 TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
 
-.PHONY: help install demo up test test-all faults soak lint format messages screenshots bench migrate lock clean
+.PHONY: help install demo up test test-all faults soak lint format messages screenshots bench bench-accuracy bench-labels migrate lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## Build .venv with the locked dependencies and the `backtalk` command
 
@@ -80,6 +80,12 @@ screenshots: $(STAMP) ## Pictures of every page into docs/pages
 
 bench: $(STAMP) ## Measure, each figure beside its baseline; bench/out/latest.json
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-accuracy: $(STAMP) ## Accuracy over seeds beside published figures: hours on a CPU, goes on where it was
+	$(BIN)/python -m bench.accuracy $(ARGS)
+
+bench-labels: $(STAMP) ## Accuracy against labels spent; docs/accuracy.png
+	$(BIN)/python -m bench.accuracy_loop $(ARGS)
 
 migrate: $(STAMP) ## Bring the database of BACKTALK_DATABASE_URL up to date
 	$(BIN)/alembic upgrade head

@@ -1,9 +1,9 @@
-"""`make bench-accuracy`: how often Backtalk's versions are right on real images, over seeds, beside what is published.
+"""`make bench-accuracy`: how often versions are right on real images, over seeds, beside what is published.
 
     python -m bench.accuracy --seeds 0 1 2 --threads 4 --jobs 1
 
-Each seed draws its own quarter of the solar cells for the test. What is done already is not done again, and a full
-run that was cut off goes on from its last checkpoint.
+Each seed draws its own quarter of the solar cells for the test. What is done already is not done again, and a
+full run that was cut off goes on from its last checkpoint.
 """
 
 import argparse
@@ -57,13 +57,15 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, help="each draws a split")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--backbone", default="efficientnet-lite0")
-    parser.add_argument("--input-size", type=int, default=260, help="side of its images, pixels")
+    parser.add_argument("--input-size", type=int, default=300, help="side of its images, pixels")
     parser.add_argument("--weights", help="a file, or `random`; ImageNet's by default")
     parser.add_argument("--full", default="surfaces", help="recipe of the full run")
     parser.add_argument("--int8", default="int8", help="recipe of its 8-bit copy")
     parser.add_argument("--student", default="faster-surfaces", help="recipe of the student")
     parser.add_argument("--recipes", type=Path, help="folder with recipes, looked at first")
-    parser.add_argument("--cells", type=int, help="only so many cells, evenly taken: to try the benchmark itself")
+    parser.add_argument(
+        "--cells", type=int, help="only so many cells, evenly taken: to try the benchmark itself"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each run")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--work", type=Path, default=WORK, help="what a rerun goes on from")

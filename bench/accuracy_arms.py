@@ -1,8 +1,8 @@
 """What is measured: a head on the frozen backbone, a full run, its 8-bit copy, and a student that it taught.
 
 Each goes the road of a run in service, without the database: a lesson folder, `finetune.tune`, the backbone
-from the store in LiteRT, `fit_head`. The test quarter is embedded and scored; nothing is fitted to it, stopped
-by it or chosen by it.
+from the store in LiteRT, `fit_head`. The test quarter is embedded and scored; nothing is fitted to it,
+stopped by it or chosen by it.
 """
 
 import json
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtalk.heads import Head
-from backtalk.images import decode, pixels_digest, to_input
+from backtalk.images import decode, pixels_digest
 from backtalk.learn.head import fit_head
 from backtalk.learn.held_out import HeadData
 from backtalk.recipes import Recipe
-from backtalk.runtime import Backbone
 from backtalk.store import ImageStore
+from bench.accuracy_embeddings import embed_cells, prepare
 from bench.accuracy_split import Split, draw_split, number_labels
 from demo.cells import LABELS, Cell
 
@@ -41,8 +41,10 @@ class Settings:
     threads: int
 
     def describe(self, arm: str) -> dict[str, Any]:
-        """All of it that `arm` depends on, as JSON has it: results with another description are not its own."""
-        needed = {"head": (), "full": ("full",), "int8": ("full", "int8"), "student": ("full", "student")}[arm]
+        """All of it that `arm` depends on, as JSON has it; results of other settings do not count."""
+        needed = {"head": (), "full": ("full",), "int8": ("full", "int8"), "student": ("full", "student")}[
+            arm
+        ]
         return {
             "backbone": [self.backbone, self.input_size, self.weights],
             "recipes": {name: self.recipes[name].model_dump(mode="json") for name in needed},
@@ -55,9 +57,8 @@ class School:
 
     def __init__(self, cells: Sequence[Cell], root: Path, seed: int, settings: Settings, tell: Tell) -> None:
         self._cells, self._seed, self._settings, self._tell = cells, seed, settings, tell
-        self._store = root / "store"
+        self._root, self._store = root, root / "store"
         self._images = ImageStore(root / "images")
-        self._embedded = root / "embedded"
         self._folder = root / f"seed-{seed}"
         self._split: Split = draw_split(cells, seed)
         self._labels = number_labels(cells)
@@ -82,9 +83,7 @@ class School:
 
     # --- backbones --------------------------------------------------------------------------------
     def _prepare(self, name: str, input_size: int | None, weights: str | None) -> str:
-        from backtalk.learn.backbones import prepare_backbone
-
-        return prepare_backbone(name, self._store, input_size, weights).digest
+        return prepare(self._root / "store", name, input_size, weights)
 
     def _tune(self, arm: str) -> dict[str, Any]:
         from backtalk.learn.finetune import tune
@@ -162,18 +161,8 @@ class School:
 
     # --- heads ------------------------------------------------------------------------------------
     def _embed(self, digest: str) -> NDArray[np.float16]:
-        """All cells by a backbone in LiteRT (N, D); kept, since a frozen one serves every seed."""
-        path = self._embedded / f"{digest}.npy"
-        if path.is_file():
-            return np.asarray(np.load(path), np.float16)
-        backbone = Backbone(self._store / "_backbones" / digest, self._settings.threads)
-        inputs = (to_input(decode(cell.read()).pixels, backbone.input_size) for cell in self._cells)
-        found = backbone.embed_many(inputs, lambda n: self._tell("embed", n / len(self._cells)))
-        self._embedded.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{digest}-{self._seed}.new.npy")
-        np.save(aside, found)
-        aside.rename(path)
-        return found
+        threads = self._settings.threads
+        return embed_cells(self._cells, self._root, digest, threads, lambda n: self._tell("embed", n))
 
     def _fit(self, digest: str) -> tuple[Head, NDArray[np.float16]]:
         embeddings = self._embed(digest)

@@ -1,4 +1,4 @@
-"""Results of the accuracy benchmark: one file for each seed and arm, so that a rerun goes on; and their summary."""
+"""Results of the accuracy benchmark: a file for each seed and arm, so that a rerun goes on; their summary."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""How the solar cells are divided for a measurement of accuracy: three quarters to learn from, one to be asked.
+"""How the solar cells are divided to measure accuracy: three quarters to learn from, one to be asked.
 
-The published protocol (Deitsch et al., 2019): 2,624 cells, defective from a probability of one half, a quarter
-of them for the test, each part with the same shares of both labels and of both kinds of module.
+The published protocol (Deitsch et al., 2019): 2,624 cells, defective from a probability of one half, a
+quarter of them for the test, each part with the same shares of both labels and of both kinds of module.
 """
 
 from collections import defaultdict
