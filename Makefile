@@ -39,8 +39,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## Watch the loop close on solar cells, about five minutes (KEEP=1 leaves it up)
-	$(BIN)/backtalk demo $(if $(KEEP),--keep) $(ARGS)
+demo: $(STAMP) ## Watch the loop close on solar cells, five minutes (KEEP=1 leaves it up, FULL=1 adds a full run)
+	$(BIN)/backtalk demo $(if $(KEEP),--keep) $(if $(FULL),--full) $(ARGS)
 
 up: $(STAMP) ## Run everything on this machine until Ctrl-C (PORT=8000, HOME_DIR=.backtalk)
 	@exec $(BIN)/backtalk up --port $(PORT) --home $(HOME_DIR) $(ARGS)

@@ -66,7 +66,7 @@ class Course:
 
     def __post_init__(self) -> None:
         self._draw = np.random.default_rng([self.world.seed, 7])
-        order = self._draw.permutation(self.world.split.train).tolist()
+        order: list[int] = self._draw.permutation(self.world.split.train).tolist()
         self.learned, self._traffic = order[:BASE], order[BASE:]
         self._audit_share = Policy().audit_share if self.strategy.audits else 0.0
         self.head = self._fit(None)

@@ -88,9 +88,7 @@ def test_results_depend_on_the_recipes_that_made_them_and_on_no_other() -> None:
 def make_world(seed: int = 5) -> World:
     """Two clouds that overlap, as embeddings of 700 cells."""
     generator = np.random.default_rng(seed)
-    cells = [
-        Cell(Path(f"{n}.png"), "mono", "defective" if n % 3 == 0 else "functional") for n in range(700)
-    ]
+    cells = [Cell(Path(f"{n}.png"), "mono", "defective" if n % 3 == 0 else "functional") for n in range(700)]
     labels = number_labels(cells)
     embeddings = generator.normal(labels[:, None] * 0.6, 1.0, (700, 8)).astype(np.float16)
     return World(embeddings, labels, draw_split(cells, seed), seed)
