@@ -14,10 +14,10 @@ ARGS ?=
 # Settings of the shell must not reach the tests.
 TESTS = env -u BACKTALK_DATABASE_URL -u BACKTALK_REDIS_URL $(BIN)/python -m pytest
 
-.PHONY: help install demo up test test-all faults soak lint format messages screenshots bench migrate lock clean
+.PHONY: help install demo up test test-all faults soak lint format messages screenshots bench bench-accuracy bench-labels migrate lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## Build .venv with the locked dependencies and the `backtalk` command
 
@@ -39,8 +39,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## Watch the loop close on solar cells, about five minutes (KEEP=1 leaves it up)
-	$(BIN)/backtalk demo $(if $(KEEP),--keep) $(ARGS)
+demo: $(STAMP) ## Watch the loop close on solar cells, five minutes (KEEP=1 leaves it up, FULL=1 adds a full run)
+	$(BIN)/backtalk demo $(if $(KEEP),--keep) $(if $(FULL),--full) $(ARGS)
 
 up: $(STAMP) ## Run everything on this machine until Ctrl-C (PORT=8000, HOME_DIR=.backtalk)
 	@exec $(BIN)/backtalk up --port $(PORT) --home $(HOME_DIR) $(ARGS)
@@ -81,6 +81,12 @@ screenshots: $(STAMP) ## Pictures of every page into docs/pages
 
 bench: $(STAMP) ## Measure, each figure beside its baseline; bench/out/latest.json
 	$(BIN)/python -m bench.run $(ARGS)
+
+bench-accuracy: $(STAMP) ## Accuracy over seeds beside published figures: hours on a CPU, goes on where it was
+	$(BIN)/python -m bench.accuracy $(ARGS)
+
+bench-labels: $(STAMP) ## Accuracy against labels spent; docs/accuracy.png
+	$(BIN)/python -m bench.accuracy_loop $(ARGS)
 
 migrate: $(STAMP) ## Bring the database of BACKTALK_DATABASE_URL up to date
 	$(BIN)/alembic upgrade head

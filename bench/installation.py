@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from backtalk import bootstrap
 from backtalk.home import find_stack
@@ -84,13 +84,3 @@ def wait_for(find: Callable[[], T | None], *, patience_s: float = 120.0, pause_s
             return found
         time.sleep(pause_s)
     raise TimeoutError(f"did not come in {patience_s:.0f} s")
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    import os
-    import platform
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}

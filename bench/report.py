@@ -1,18 +1,11 @@
 """The figures of the benchmarks, for people and for machines."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.bench_loop import PARTS
-
-
-def write_json(path: Path, figures: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def print_tables(console: Console, machine: dict[str, Any], results: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from bench.bench_memory import measure_memory
 from bench.bench_predict import measure_predict
 from bench.bench_review import measure_review
 from bench.bench_swaps import measure_swaps
-from bench.installation import describe_machine
-from bench.report import print_tables, write_json
+from bench.machine import describe_machine, write_json
+from bench.report import print_tables
 
 OUT = Path(__file__).parent / "out" / "latest.json"
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -62,8 +62,9 @@ class Client:
     def model(self, model: str) -> Json:
         return self._call("GET", f"/v1/models/{model}")
 
-    def train(self, model: str) -> Json:
-        return self._call("POST", f"/v1/models/{model}/runs", json={"kind": "head"})
+    def train(self, model: str, *, kind: str = "head", recipe: str | None = None) -> Json:
+        body = {"kind": kind} if recipe is None else {"kind": kind, "recipe": recipe}
+        return self._call("POST", f"/v1/models/{model}/runs", json=body)
 
     def run(self, run_id: str) -> Json:
         return self._call("GET", f"/v1/runs/{run_id}")

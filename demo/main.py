@@ -16,6 +16,7 @@ from demo.app import App
 from demo.book import Book
 from demo.cells import Parts, draw_parts, find_data, load_cells, write_folder
 from demo.client import Client
+from demo.full import RECIPE, run_full
 from demo.loop import Loop
 from demo.measurer import Measurer
 from demo.report import Report
@@ -29,14 +30,14 @@ LEFT_FOR_VISITORS = 40  # cells whose feedback nobody has decided, where the sta
 VISITOR = "alice"
 
 
-def run(*, keep: bool = False, seed: int = 7, picture: Path = Path("demo.png")) -> int:
+def run(*, keep: bool = False, full: bool = False, seed: int = 7, picture: Path = Path("demo.png")) -> int:
     """Play the demo; returns the status to exit with: 0, 1 after a failure, 130 after Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     report = Report(Console())
     with tempfile.TemporaryDirectory(prefix="backtalk-demo-", ignore_cleanup_errors=True) as folder:
         stack = Stack(Path(folder) / "home")
         try:
-            _play(stack, Path(folder), report, keep=keep, seed=seed, picture=picture)
+            _play(stack, Path(folder), report, keep=keep, full=full, seed=seed, picture=picture)
         except KeyboardInterrupt:
             report.say("\nStopped.")
             return 130
@@ -48,7 +49,9 @@ def run(*, keep: bool = False, seed: int = 7, picture: Path = Path("demo.png")) 
     return 0
 
 
-def _play(stack: Stack, folder: Path, report: Report, *, keep: bool, seed: int, picture: Path) -> None:
+def _play(
+    stack: Stack, folder: Path, report: Report, *, keep: bool, full: bool, seed: int, picture: Path
+) -> None:
     started = time.monotonic()
     parts = draw_parts(load_cells(find_data()), seed)
     report.say("Starting the stack …")
@@ -62,6 +65,8 @@ def _play(stack: Stack, folder: Path, report: Report, *, keep: bool, seed: int, 
         _tell_story(loop, client, report)
         report.draw(loop.milestones, loop.runs, len(traffic), picture)
         report.sum_up(loop.milestones, loop.runs, time.monotonic() - started)
+        if full:
+            _play_full(stack, loop, report)
         if keep:
             app.send(parts.traffic[-LEFT_FOR_VISITORS:])
             _stay_up(stack, report)
@@ -111,6 +116,20 @@ def _tell_story(loop: Loop, client: Client, report: Report) -> None:
     report.say("No correction has reached a live version.")
 
 
+def _play_full(stack: Stack, loop: Loop, report: Report) -> None:
+    """The backbone learns too: minutes to an hour, by the cores that there are."""
+    report.say(f"\nA full run by the recipe [bold]{RECIPE}[/]: it moves the backbone, and takes its time …")
+    trainer = Client(stack.address, stack.create_key("trainer", "train"))
+    bar, watch = report.watching()
+    try:
+        with bar:
+            run = run_full(trainer, MODEL, watch)
+    finally:
+        trainer.close()
+    report.show_judgement(run)
+    loop.measure()
+
+
 def _stay_up(stack: Stack, report: Report) -> None:
     password = secrets.token_urlsafe(9)
     stack.run(
@@ -127,4 +146,4 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(keep="--keep" in sys.argv))
+    sys.exit(run(keep="--keep" in sys.argv, full="--full" in sys.argv))

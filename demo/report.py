@@ -58,6 +58,34 @@ class Report:
         task = self._progress.add_task("production", total=total)
         return self._progress, lambda n: self._progress.advance(task, n)
 
+    def watching(self) -> tuple[Progress, Callable[[Json], None]]:
+        """A bar for one run, to use as a context, and the function that is shown the run as it goes."""
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=32), TimeElapsedColumn())
+        bar = Progress(*columns, console=self._console, transient=True)
+        task = bar.add_task("queued", total=1.0)
+
+        def watch(run: Json) -> None:
+            progress = run["progress"] if run["state"] == "training" else {}
+            said = [str(progress.get("part", run["state"]))]
+            if "epoch" in progress:
+                said.append(f"epoch {progress['epoch']} of {progress['epochs']}, loss {progress['loss']:.3f}")
+                said.append(f"{progress['time_left_s']:.0f} s left")
+            bar.update(task, description=", ".join(said), completed=progress.get("fraction", 0.0))
+
+        return bar, watch
+
+    def show_judgement(self, run: Json) -> None:
+        """Each check of the gate on one run, and the verdict."""
+        table = Table("check", "value", "bound", "n", "fixed", "broken", "passed", title="The gate's checks")
+        for check in run["checks"]:
+            value, bound = ("" if check[key] is None else f"{check[key]:.4f}" for key in ("value", "bound"))
+            passed = {True: "[green]yes[/]", False: "[red]no[/]", None: "not judged"}[check["passed"]]
+            counts = (str(check[key]) for key in ("n", "fixed", "broken"))
+            table.add_row(check["check"], value, bound, *counts, passed)
+        self._console.print(table)
+        colour = _COLOURS.get(run["state"], "white")
+        self.say(f"[bold]full run[/]  [bold {colour}]{run['state']}[/]  {escape(run.get('reason') or '')}")
+
     def show(self, happened: Milestone | EndedRun) -> None:
         if isinstance(happened, Milestone):
             self._show_milestone(happened)

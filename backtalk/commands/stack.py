@@ -77,8 +77,9 @@ def migrate(home: Path | None) -> None:
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the stack up at the end, and print how to sign in.")
+@click.option("--full", is_flag=True, help="End with a full run, which moves the backbone: 20 minutes more.")
 @click.option("--out", type=click.Path(path_type=Path), default="demo.png", show_default=True)
-def demo(keep: bool, out: Path) -> None:
+def demo(keep: bool, full: bool, out: Path) -> None:
     """Watch the loop close on solar cells: about five minutes, ends by itself."""
     missing = [name for name in DEMO_NEEDS if find_spec(name) is None]
     if missing:
@@ -88,4 +89,4 @@ def demo(keep: bool, out: Path) -> None:
         )
     from demo.main import run  # type: ignore[import-not-found, unused-ignore]
 
-    sys.exit(run(keep=keep, picture=out))
+    sys.exit(run(keep=keep, full=full, picture=out))

@@ -1,10 +1,14 @@
 """What the demo claims of itself: nothing measured is learned from, and figures are counted as it says."""
 
 import pytest
+from rich.console import Console
 
+from demo import full
 from demo.book import Book, Entry
 from demo.cells import Cell, draw_parts, find_data, load_cells, write_folder
+from demo.client import Json
 from demo.measurer import Measurement
+from demo.report import Report
 from demo.reviewer import choose_answer
 
 
@@ -59,3 +63,44 @@ def test_the_reviewer_relabels_a_wrong_report_and_approves_a_right_one(cells: li
     item = {"prediction": "p", "kind": "correction", "predicted": "x", "reported": "y"}
     assert choose_answer(item, book.find("p")) == ("relabel", cells[0].label)
     assert choose_answer(item | {"reported": cells[0].label}, book.find("p")) == ("approve", None)
+
+
+class FullRuns:
+    """Answers as the API does, with one full run that takes its course."""
+
+    def __init__(self, *states: str) -> None:
+        self.asked: list[tuple[str, str | None]] = []
+        self._states = list(states)
+
+    def train(self, model: str, *, kind: str = "head", recipe: str | None = None) -> Json:
+        self.asked.append((kind, recipe))
+        return {"id": "r"}
+
+    def run(self, run_id: str) -> Json:
+        return {"id": run_id, "state": self._states.pop(0), "progress": {}, "reason": None, "checks": []}
+
+
+def test_a_full_run_is_watched_until_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full, "LOOK_S", 0.0)
+    runs = FullRuns("queued", "training", "judging", "rejected")
+    seen: list[str] = []
+    ended = full.run_full(runs, "solar-cells", lambda run: seen.append(run["state"]))  # type: ignore[arg-type]
+    assert runs.asked == [("full", "surfaces")]
+    assert seen == ["queued", "training", "judging", "rejected"]
+    assert ended["state"] == "rejected"
+
+
+def test_the_bar_and_the_table_of_checks_take_a_run_at_any_moment() -> None:
+    console = Console(record=True, width=100)
+    report = Report(console)
+    bar, watch = report.watching()
+    tuning = {"part": "tune", "fraction": 0.5, "epoch": 1, "epochs": 2, "loss": 0.4, "time_left_s": 3.0}
+    with bar:
+        watch({"state": "queued", "progress": {}})
+        watch({"state": "training", "progress": tuning})
+        watch({"state": "judging", "progress": {}})
+    check = {"check": "recall", "value": None, "bound": 0.1, "n": 20, "fixed": 3, "broken": 1, "passed": None}
+    report.show_judgement({"state": "promoted", "reason": "It is better.", "checks": [check]})
+    said = console.export_text()
+    assert "not judged" in said
+    assert "promoted" in said

@@ -10,7 +10,7 @@ from backtalk.recipes import Recipe, list_recipes, load_recipe
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["default", "int8", "phone", "quick", "surfaces"])
+@pytest.mark.parametrize("name", ["default", "faster-surfaces", "int8", "phone", "quick", "surfaces"])
 def test_what_comes_with_backtalk_can_be_used(name: str) -> None:
     assert load_recipe(name, None).description
 
@@ -41,9 +41,9 @@ def test_a_bad_recipe_is_refused_by_the_name_of_its_key(tmp_path: Path, text: st
 def test_an_own_recipe_comes_first_and_an_unknown_one_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text("epochs: 7")
     assert load_recipe("quick", tmp_path).epochs == 7
-    assert list_recipes(tmp_path) == ["default", "int8", "phone", "quick", "surfaces"]
+    assert list_recipes(tmp_path) == ["default", "faster-surfaces", "int8", "phone", "quick", "surfaces"]
     for name in ("nowhere", "../quick", ""):
-        with pytest.raises(UnknownRecipe, match="default, int8, phone, quick, surfaces"):
+        with pytest.raises(UnknownRecipe, match="default, faster-surfaces, int8, phone, quick, surfaces"):
             load_recipe(name, tmp_path)
 
 

@@ -1,0 +1,129 @@
+"""What the accuracy benchmark claims of itself: fair splits, no image on two sides, nothing done twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backtalk.recipes import load_recipe
+from bench import accuracy
+from bench.accuracy_arms import ARMS, Settings
+from bench.accuracy_results import PUBLISHED, Results, make_table, sum_up
+from bench.accuracy_rounds import BASE, ROUND, STRATEGIES, Course, World
+from bench.accuracy_split import draw_split, number_labels
+from demo.cells import Cell, find_data, load_cells
+
+QUICK = "epochs: 1\nbatch_size: 16\ncheckpoint_s: 0\n"
+TAUGHT = QUICK + "method: distil\ndistil: {student: tiny, input_size: 36}\n"
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    pytest.importorskip("elpv_dataset")
+    return load_cells(find_data())
+
+
+def test_a_quarter_is_for_the_test_and_no_cell_is_in_two_parts(cells: list[Cell]) -> None:
+    split = draw_split(cells, seed=3)
+    places = np.concatenate([split.train, split.validation, split.test])
+    assert sorted(places.tolist()) == list(range(2624))
+    assert (len(split.test), len(split.validation)) == (655, 262)
+
+
+def test_each_part_has_the_same_shares_of_labels_and_of_modules(cells: list[Cell]) -> None:
+    split = draw_split(cells, seed=3)
+    for value in ("defective", "functional", "mono", "poly"):
+        has = np.array([value in (cell.label, cell.module) for cell in cells])
+        for part in (split.train, split.validation, split.test):
+            assert has[part].mean() == pytest.approx(has.mean(), abs=0.005)
+
+
+def test_a_seed_draws_one_split_and_another_seed_another(cells: list[Cell]) -> None:
+    first, again, other = (draw_split(cells, seed).test.tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def row(seed: int, arm: str, accuracy: float, settings: object = "these") -> dict[str, object]:
+    return {
+        "seed": seed,
+        "arm": arm,
+        "accuracy": accuracy,
+        "of": {"mono": 0.5},
+        "seconds": 2.0,
+        "settings": settings,
+    }
+
+
+def test_a_result_is_found_again_by_its_settings_and_no_other(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    settings = {"threads": 1}
+    results.put(row(4, "head", 0.8, settings))
+    assert results.find(4, "head", settings) == row(4, "head", 0.8, settings)
+    assert results.find(4, "head", {"threads": 2}) is None
+    assert results.find(5, "head", settings) is None
+    (tmp_path / "head-4.json").write_text("{")
+    assert results.find(4, "head", settings) is None
+
+
+def test_the_summary_has_mean_and_spread_beside_what_is_published() -> None:
+    summary = sum_up([row(0, "full", 0.8), row(1, "full", 0.9), row(0, "head", 0.7)])
+    assert list(summary) == ["head", "full"]
+    assert summary["full"]["mean"] == pytest.approx(0.85)
+    assert summary["full"]["std"] == pytest.approx(0.0707, abs=1e-4)
+    assert summary["head"]["std"] is None
+    assert make_table(summary).row_count == len(PUBLISHED) + 2
+
+
+def test_results_depend_on_the_recipes_that_made_them_and_on_no_other() -> None:
+    recipes = {name: load_recipe(name, None) for name in ("surfaces", "int8", "faster-surfaces")}
+    by_arm = dict(zip(ARMS[1:], recipes.values(), strict=True))
+    one = Settings("efficientnet-lite0", 300, None, by_arm, 2)
+    other = Settings("efficientnet-lite0", 300, None, by_arm | {"student": recipes["surfaces"]}, 2)
+    differs = [arm for arm in ARMS if one.describe(arm) != other.describe(arm)]
+    assert differs == ["student"]
+
+
+def make_world(seed: int = 5) -> World:
+    """Two clouds that overlap, as embeddings of 700 cells."""
+    generator = np.random.default_rng(seed)
+    cells = [Cell(Path(f"{n}.png"), "mono", "defective" if n % 3 == 0 else "functional") for n in range(700)]
+    labels = number_labels(cells)
+    embeddings = generator.normal(labels[:, None] * 0.6, 1.0, (700, 8)).astype(np.float16)
+    return World(embeddings, labels, draw_split(cells, seed), seed)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_a_course_learns_from_training_cells_alone_and_pays_for_each_once(strategy) -> None:  # type: ignore[no-untyped-def]
+    world = make_world()
+    course = Course(world, strategy)
+    points = course.play()
+    assert points[0][0] == 0
+    assert [spent for spent, _ in points] == [ROUND * n for n in range(len(points))]
+    assert len(course.learned) == len(set(course.learned)) == BASE + points[-1][0]
+    assert set(course.learned) <= set(world.split.train.tolist())
+    assert set(course.learned).isdisjoint(course.silent)
+
+
+@pytest.mark.slow
+def test_every_arm_is_measured_once_and_a_rerun_has_nothing_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset")
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    (recipes / "quick.yaml").write_text(QUICK)
+    (recipes / "taught.yaml").write_text(TAUGHT)
+    (recipes / "small.yaml").write_text("method: quantise\nquantise: {images: 10}\n")
+    words = ["--seeds", "0", "--cells", "160", "--backbone", "tiny", "--input-size", "32", "--threads", "1"]
+    words += ["--full", "quick", "--student", "taught", "--int8", "small", "--recipes", str(recipes)]
+    words += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "accuracy.json")]
+    assert accuracy.main(words) == 0
+    first = json.loads((tmp_path / "accuracy.json").read_text())
+    assert [row["arm"] for row in first["rows"]] == list(ARMS)
+    assert all(0 <= row["accuracy"] <= 1 for row in first["rows"])
+    assert len({row["backbone_digest"] for row in first["rows"]}) == len(ARMS)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "results").iterdir()}
+    (tmp_path / "work" / "results" / "int8-0.json").unlink()
+    assert accuracy.main(words) == 0
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "results").iterdir()}
+    assert [path.name for path in written if written[path] != again[path]] == ["int8-0.json"]
