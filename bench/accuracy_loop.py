@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.accuracy_embeddings import embed_cells, prepare
-from bench.accuracy_rounds import STRATEGIES, Course, World
+from bench.accuracy_rounds import RANDOM, ROUND, STRATEGIES, Course, World
 from bench.accuracy_split import draw_split, number_labels
 from bench.machine import describe_machine, write_json
 from demo.cells import find_data, load_cells
@@ -47,14 +47,24 @@ def main() -> int:
         for n, strategy in enumerate(STRATEGIES)
     }
     summary = {name: sum_up(courses) for name, courses in curves.items()}
-    write_json(
-        given.out,
-        {"machine": describe_machine(), "seeds": given.seeds, "summary": summary, "courses": curves},
-    )
+    halves = {n: compare_halves(courses, curves[RANDOM]) for n, courses in curves.items() if n != RANDOM}
+    told = {"machine": describe_machine(), "seeds": given.seeds, "summary": summary}
+    write_json(given.out, told | {"against_twice_the_random_labels": halves, "courses": curves})
     draw(summary, given.picture, len(given.seeds))
+    print_points(console, summary, halves)
+    return 0
+
+
+def print_points(
+    console: Console, summary: dict[str, list[dict[str, Any]]], halves: dict[str, list[dict[str, Any]]]
+) -> None:
+    """What the figure shows, and who does with half the labels what random labelling does."""
     for name, points in summary.items():
         console.print(name, *(f"{p['labels']}: {100 * p['mean']:.1f}" for p in points), sep="  ")
-    return 0
+    console.print("Points above random labelling with twice the labels, with standard errors:")
+    for name, points in halves.items():
+        gains = (f"{p['labels']}: {100 * p['gain']:+.1f} ({100 * p['error']:.1f})" for p in points)
+        console.print(name, *gains, sep="  ")
 
 
 def _parse() -> argparse.Namespace:
@@ -92,6 +102,18 @@ def sum_up(courses: list[list[list[float]]]) -> list[dict[str, Any]]:
         values = np.array([course[i][1] for course in courses])
         error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
         points.append({"labels": int(courses[0][i][0]), "mean": float(values.mean()), "error": error})
+    return points
+
+
+def compare_halves(courses: list[list[list[float]]], random: list[list[list[float]]]) -> list[dict[str, Any]]:
+    """Accuracy less that of random labelling with twice the labels, paired by seed, with standard errors."""
+    points = []
+    longest = min(min(map(len, courses)) - 1, (min(map(len, random)) - 1) // 2)
+    for i in range(1, longest + 1):
+        ours = zip(courses, random, strict=True)
+        gains = np.array([course[i][1] - other[2 * i][1] for course, other in ours])
+        error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else 0.0
+        points.append({"labels": i * ROUND, "gain": float(gains.mean()), "error": error})
     return points
 
 

@@ -34,11 +34,12 @@ class Strategy:
     backtalk: bool = True  # fitted from the champion, with silent images; else a plain fit
 
 
+RANDOM = "random labels, plain fit"
 STRATEGIES = (
     Strategy("Backtalk: corrections and audits", corrections=True, audits=True),
     Strategy("Backtalk, half from the uncertain queue", corrections=True, audits=True, uncertain=0.5),
     Strategy("uncertain alone, plain fit", uncertain=1.0, backtalk=False),
-    Strategy("random labels, plain fit", backtalk=False),
+    Strategy(RANDOM, backtalk=False),
     Strategy("misclassified only, plain fit", corrections=True, backtalk=False),
 )
 

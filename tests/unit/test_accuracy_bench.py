@@ -9,6 +9,7 @@ import pytest
 from backtalk.recipes import load_recipe
 from bench import accuracy
 from bench.accuracy_arms import ARMS, Settings
+from bench.accuracy_loop import compare_halves
 from bench.accuracy_results import PUBLISHED, Results, make_table, sum_up
 from bench.accuracy_rounds import BASE, ROUND, STRATEGIES, Course, World
 from bench.accuracy_split import draw_split, number_labels
@@ -104,6 +105,14 @@ def test_a_course_learns_from_training_cells_alone_and_pays_for_each_once(strate
     assert len(course.learned) == len(set(course.learned)) == BASE + points[-1][0]
     assert set(course.learned) <= set(world.split.train.tolist())
     assert set(course.learned).isdisjoint(course.silent)
+
+
+def test_half_the_labels_are_compared_with_twice_as_many_random_ones_in_pairs() -> None:
+    ours = [[[0, 0.5], [50, 0.7]], [[0, 0.5], [50, 0.8]]]
+    random = [[[0, 0.5], [50, 0.6], [100, 0.65]], [[0, 0.5], [50, 0.6], [100, 0.75]]]
+    assert compare_halves(ours, random) == [
+        {"labels": 50, "gain": pytest.approx(0.05), "error": pytest.approx(0)}
+    ]
 
 
 @pytest.mark.slow
