@@ -200,7 +200,6 @@ def _list_calls(desk: _Desk) -> dict[str, Ask]:
         "API: lease 50": Ask(partial(desk.lease_by_key, 50)),
         "API: decide": Ask(desk.approve_by_key, before=partial(desk.lease_by_key, 1)),
         "API: queues": Ask(partial(desk.client.get, "/v1/models/animals/queues", headers=desk.key)),
-        "API: status": Ask(partial(desk.client.get, "/v1/models/animals", headers=desk.key)),
         "API: accuracy": Ask(partial(desk.client.get, "/v1/models/animals/accuracy", headers=desk.key)),
         "API: reporters": Ask(partial(desk.client.get, "/v1/models/animals/reporters", headers=desk.key)),
         "API: decisions": Ask(partial(desk.client.get, "/v1/models/animals/decisions", headers=desk.key)),

@@ -15,6 +15,7 @@ import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import select
 
+from backtalk import upkeep
 from backtalk.db import get_plain_url
 from backtalk.heads import Head
 from backtalk.system import System
@@ -30,7 +31,9 @@ _CHUNK = 5_000
 _SQL = Path(__file__).with_name("queue.sql")
 
 
-def fill_queue(system: System, owner_url: str, pending: int, predictions: int = PREDICTIONS) -> None:
+def fill_queue(
+    system: System, owner_url: str, pending: int, *, predictions: int = PREDICTIONS, base: int = BASE
+) -> None:
     """A model `animals` with versions and their heads, and `pending` open items among its predictions."""
     with system.db.transaction() as session:
         factories.make_backbone(session, width=WIDTH)
@@ -44,7 +47,7 @@ def fill_queue(system: System, owner_url: str, pending: int, predictions: int = 
         "live": live,
         "labels": list(LABELS),
         "total": predictions,
-        "base": BASE,
+        "base": base,
         "every": predictions // pending,
         "groups": max(pending // 4, 1),
     }
@@ -56,6 +59,7 @@ def fill_queue(system: System, owner_url: str, pending: int, predictions: int = 
             connection.execute(statement, values)
         _copy_embeddings(connection)
         connection.execute("VACUUM ANALYZE")
+    upkeep.keep_days(system)  # as beat has it done
 
 
 def _write_head(system: System, model: Model, version: Version) -> None:
