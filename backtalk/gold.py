@@ -8,7 +8,7 @@ worker; `draw_gold` mixes items into a lease.
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from backtalk import items
@@ -92,6 +92,23 @@ def _make_item(
     items.describe(session, item, prediction, None)
     session.add(item)
     session.flush()
+    return item
+
+
+def bring_back(session: Session, model: Model, caller: Caller, item_id: UUID) -> ReviewItem | None:
+    """A gold item that nobody answered, for who asks about it again; None where it is no such item.
+
+    A page that is left closes it, while an audit that is asked for by its id is simply there.
+    """
+    item = session.get(ReviewItem, item_id, with_for_update=True)
+    if item is None or item.model_id != model.id or item.kind != ItemKind.GOLD:
+        return None
+    answered = session.scalar(select(Decision.id).where(Decision.item_id == item.id).limit(1))
+    if answered is not None or item.leased_by not in (None, caller.actor):
+        return None
+    if item.closed_at is not None and items.find_open_item(session, item.prediction_id) is not None:
+        return None
+    item.closed_at = None
     return item
 
 

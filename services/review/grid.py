@@ -1,7 +1,8 @@
 """The grid: many items at once, by clusters; click out the exceptions, approve the rest."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -120,7 +121,7 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
         kept = leases.lease_these(session, **who, item_ids=ids, limit=TILES)
         free = TILES - len(kept)
         found = find_items(session, model, selection, g.caller, 2 * free, without=ids)
-        mix = partial(_mix_gold, session, model, selection, free) if selection.hides_gold else None
+        mix = _choose_mix(session, model, selection, free, without=ids)
         added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free, mix=mix)
         items = _show_tiles(session, model, added)
         counts = count_for_caller(session, model, selection.asked)
@@ -132,12 +133,22 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
     }
 
 
-def _mix_gold(
-    session: Session, model: Model, selection: Selection, most: int, rows: list[ReviewItem]
-) -> list[ReviewItem]:
-    """Among tiles of one predicted label they show the same one."""
+def _choose_mix(
+    session: Session, model: Model, selection: Selection, most: int, without: list[UUID]
+) -> Callable[[list[ReviewItem]], list[ReviewItem]] | None:
+    """How gold items come among the tiles, if they do.
+
+    Among those of one predicted label they show the same one. One that is asked what looks like it stands
+    before the others, as any item does.
+    """
+    if selection.like is not None:
+        asked = UUID(selection.like)
+        item = gold.bring_back(session, model, g.caller, asked) if asked not in without else None
+        return (lambda rows: [item, *rows][:most]) if item is not None and most else None
+    if not selection.hides_gold:
+        return None
     newest_first = selection.sort == "newest"
-    return gold.draw_gold(
+    return lambda rows: gold.draw_gold(
         session, model, g.caller, rows, most, predicted=selection.predicted, newest_first=newest_first
     )
 

@@ -2,15 +2,17 @@
 
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from backtalk import gold, reviewers
+from backtalk.embeddings import save_embeddings
 from backtalk.states import Scope, Split
 from backtalk.system import System
-from backtalk.tables import Decision, Model, ReviewItem, Sample
+from backtalk.tables import Decision, Model, Prediction, ReviewItem, Sample
 from tests import factories
-from tests.integration.test_pages_grid import Queue, ask, list_chips
+from tests.integration.test_pages_grid import WIDTH, Queue, ask, list_chips
 from tests.integration.test_pages_queue import Reviewer, give
 
 KNOWN = 6  # pictures whose label is known: of half of them the prediction is wrong
@@ -145,6 +147,30 @@ def test_a_grid_that_is_loaded_anew_shows_the_same_tiles(system, queue, ada):
     first = load()
     assert sorted(load()) == sorted(first)
     assert len(first) > 8
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["the page is open", "the page was left"])
+def test_a_gold_tile_is_found_when_somebody_asks_what_looks_like_it(system, queue, ada, left):
+    view = str(uuid4())
+    body = {"selection": {"queue": "audits"}, "hold": [], "view": view}
+    tiles = ada.post("/review/animals/grid/lease", body).json["items"]
+    asked = next(tile["item"] for tile in tiles if tile["item"] in list_gold(system))
+    with system.db.transaction() as session:
+        for item in session.scalars(select(ReviewItem)):
+            image_id = session.get_one(Prediction, item.prediction_id).image_id
+            save_embeddings(session, factories.BACKBONE_DIGEST, [image_id], np.ones((1, WIDTH), np.float16))
+    if left:
+        ada.post("/review/animals/release", {"view": view})
+    first, *others = ask(ada, by="none", like=asked)["items"]
+    assert first["item"] == asked
+    assert len(others) >= 2
+
+
+def test_an_answered_gold_tile_does_not_come_back(system, queue, ada):
+    tiles = ask(ada, queue="audits")["items"]
+    asked = next(tile for tile in tiles if tile["item"] in list_gold(system))
+    assert ada.decide(asked, "approve")["state"] == "taken"
+    assert asked["item"] not in {tile["item"] for tile in ask(ada, by="none", like=asked["item"])["items"]}
 
 
 def test_what_is_held_is_renewed_and_mixed_no_further(system, queue, ada):
