@@ -4,6 +4,7 @@ The site is the real app (threads of one process, as in production) over a Postg
 comes. The rows of the long queue are written with SQL; the pictures that the browser shows are real files.
 """
 
+import logging
 import shutil
 import tempfile
 import time
@@ -75,6 +76,7 @@ def _site() -> Iterator[tuple[System, PostgresServer, str]]:
 
 # --- the browser -------------------------------------------------------------------------------
 def _measure_keys(system: System) -> dict[str, Any]:
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request is none of the figures
     showroom.add_queue(system, n=ITEMS + 1, labels=LABELS)
     path = shutil.which("chromium")
     with showroom.serve(system) as address, sync_playwright() as playwright:
