@@ -1,4 +1,4 @@
-"""Past days are counted once and kept; what a decision brought is found by index, when it is undone."""
+"""Past days are counted once and kept; decisions and audits are found by index, without their rows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,9 +25,22 @@ def upgrade() -> None:
     )
     for table in ("corrections", "samples"):
         op.create_index(f"ix_{table}_decision", table, ["decision_id"], postgresql_where=BY_DECISION)
+    _index_audits(include=["id", "label", "image_id"])
+
+
+def _index_audits(include: list[str]) -> None:
+    op.drop_index("ix_predictions_audited", "predictions")
+    op.create_index(
+        "ix_predictions_audited",
+        "predictions",
+        ["model_id", "version"],
+        postgresql_where=sa.text("audit"),
+        postgresql_include=include,
+    )
 
 
 def downgrade() -> None:
+    _index_audits(include=[])
     for table in ("samples", "corrections"):
         op.drop_index(f"ix_{table}_decision", table)
     op.drop_table("feedback_days")
