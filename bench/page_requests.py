@@ -14,13 +14,13 @@ from werkzeug.test import TestResponse
 from backtalk.states import RunState, Scope
 from backtalk.system import System
 from backtalk.tables import Model, Prediction, ReviewItem, Run
-from services.review.grid import TILES
 from services.review.selection import SORTS
 from tests.clients import make_key
 from tests.showroom import PASSWORD
 
 Call = Callable[[], TestResponse]
 MODEL = "/models/animals"
+SENT_AT_ONCE = 10  # answers of a batch in one request (outbox.js)
 GRID = "/review/animals/grid"
 
 
@@ -180,7 +180,7 @@ def _list_tiles(desk: _Desk, known: Known) -> dict[str, Ask]:
 
 def _list_calls(desk: _Desk) -> dict[str, Ask]:
     eight, tiles = partial(desk.lease, 8), partial(desk.fill_grid, by="none")
-    one, all_of_them = partial(desk.approve, 1), partial(desk.approve, TILES)
+    one, some = partial(desk.approve, 1), partial(desk.approve, SENT_AT_ONCE)
 
     def decided(before: Call, approve: Call) -> Call:
         def act() -> TestResponse:
@@ -195,8 +195,8 @@ def _list_calls(desk: _Desk) -> dict[str, Ask]:
         "lease 8, uncertain": Ask(partial(desk.lease, 8, "uncertain")),
         "decide": Ask(one, before=eight),
         "undo": Ask(desk.undo, before=decided(eight, one)),
-        f"decide {TILES} at once": Ask(all_of_them, before=tiles),
-        f"undo {TILES} at once": Ask(desk.undo, before=decided(tiles, all_of_them)),
+        f"decide {SENT_AT_ONCE} of a batch": Ask(some, before=tiles),
+        f"undo {SENT_AT_ONCE} of a batch": Ask(desk.undo, before=decided(tiles, some)),
         "API: lease 50": Ask(partial(desk.lease_by_key, 50)),
         "API: decide": Ask(desk.approve_by_key, before=partial(desk.lease_by_key, 1)),
         "API: queues": Ask(partial(desk.client.get, "/v1/models/animals/queues", headers=desk.key)),
