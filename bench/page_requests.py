@@ -20,7 +20,7 @@ from tests.showroom import PASSWORD
 
 Call = Callable[[], TestResponse]
 MODEL = "/models/animals"
-SENT_AT_ONCE = 10  # answers of a batch in one request (outbox.js)
+SENT_AT_ONCE = 6  # answers of a batch in one request (outbox.js)
 GRID = "/review/animals/grid"
 
 

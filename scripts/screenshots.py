@@ -158,6 +158,7 @@ def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-unt
     for place in (1, 3):
         if tiles.count() > place:
             tiles.nth(place).click()
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_load_state("networkidle")
     save("grid", whole=False)
     page.goto(f"{visit.address}/review/{visit.model}/grid?queue=audits&by=likeness")

@@ -2,7 +2,7 @@
 // network nor a closed tab loses one. Each has an id of its own: sent twice, it is taken down once.
 
 const RETRY_S = [1, 2, 4, 8, 15, 30];
-const AT_ONCE = 10; // answers in one request: each is a transaction, and a request is to stay short
+const AT_ONCE = 6; // answers in one request: each is a transaction, and a request is to stay short
 const AT_LAST = 50; // in the last request: one that outlives its page holds 64 kB at most
 
 /** A random UUID. (crypto.randomUUID is missing where a page is served without HTTPS.) */
