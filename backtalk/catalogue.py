@@ -177,7 +177,7 @@ def count_all(session: Session, model: Model) -> Counts:
         corrections=_count_by(session, Correction.state, Correction.model_id == model.id),
         decided=_count(session, *decided),
         decided_new=count_decided_new(session, model),
-        samples=_count_by(session, Sample.split, Sample.model_id == model.id, Sample.retracted_at.is_(None)),
+        samples=count_samples(session, model),
         active_runs=_count(session, Run.model_id == model.id, Run.state.in_(ACTIVE_RUN_STATES)),
     )
 
@@ -191,6 +191,11 @@ def count_decided_new(session: Session, model: Model) -> int:
     """Decided statements with a right label after the snapshot cut of the last head run with a verdict."""
     decided = (Decision.model_id == model.id, Decision.counts, stands())
     return _count(session, *decided, Decision.id > _last_cut(model), ~was_withdrawn())
+
+
+def count_samples(session: Session, model: Model) -> dict[str, int]:
+    """Live ones, by split."""
+    return _count_by(session, Sample.split, Sample.model_id == model.id, Sample.retracted_at.is_(None))
 
 
 def _last_cut(model: Model) -> ColumnElement[int]:

@@ -1,15 +1,22 @@
-"""How many predictions were corrected, day by day: what the loop is there to bring down."""
+"""How many predictions were corrected, day by day: what the loop is there to bring down.
 
+To count a day of a busy model takes thousands of rows, a month of them too long for a page. So past days are
+counted in the background and kept (`keep_days`); the last two, and days that nobody has counted yet, when
+somebody looks.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from uuid import UUID
+from datetime import UTC, date, datetime, time, timedelta
 
-from sqlalchemy import func, literal, select, text, union_all
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from backtalk.tables import Model, Prediction
+from backtalk.tables import FeedbackDay, Model
 
 DAYS = 30
+FRESH_DAYS = 2  # today and yesterday: most corrections come at once
 #: Predictions of a day that are looked at, the first ones: busy models must not make the page slow.
 MOST_A_DAY = 2_000
 
@@ -27,66 +34,63 @@ class Day:
         return 1000 * self.corrected / self.predictions if self.predictions else None
 
 
-def list_days(session: Session, model: Model, *, now: datetime | None = None, days: int = DAYS) -> list[Day]:
-    """The newest days, oldest first, those without a prediction too; today is not over yet.
+def list_days(session: Session, model: Model, *, now: datetime | None = None) -> list[Day]:
+    """The newest `DAYS`, oldest first, those without a prediction too; today is not over yet.
 
     A correction belongs to the day of its prediction, whenever it came; several of one prediction are one.
     """
-    today = (now or datetime.now(UTC)).astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    starts = [today - timedelta(days=back) for back in range(days - 1, -1, -1)]
-    counted = _count_predictions(session, model, starts)
-    values = {
-        "model": model.id,
-        "first": starts[0],
-        "first_id": UUID(int=int(starts[0].timestamp() * 1000) << 80),
-        "starts": starts,
-        "ends": [last for _, last in counted],
+    days = _name_days(now)
+    kept = {
+        row.day: Day(row.day, row.predictions, row.corrected)
+        for row in session.scalars(
+            select(FeedbackDay).where(
+                FeedbackDay.model_id == model.id, FeedbackDay.day.in_(days[:-FRESH_DAYS])
+            )
+        )
     }
-    corrected = {row.since: row.n for row in session.execute(text(_CORRECTED), values)}
-    return [
-        Day(start.date(), n, corrected.get(start, 0)) for start, (n, _) in zip(starts, counted, strict=True)
-    ]
+    fresh = {day.day: day for day in _count(session, model, [day for day in days if day not in kept])}
+    return [kept.get(day) or fresh[day] for day in days]
 
 
-def _count_predictions(
-    session: Session, model: Model, starts: list[datetime]
-) -> list[tuple[int, datetime | None]]:
-    """How many of each day are looked at, and when the last of them was made.
-
-    One branch for each day, so that the planner knows each range and walks the index to the limit.
-    """
-    branches = []
-    for place, start in enumerate(starts):
-        first_ones = (
-            select(Prediction.created_at)
-            .where(Prediction.model_id == model.id, Prediction.created_at >= start)
-            .where(Prediction.key_id.is_not(None))  # nobody asked for those behind gold items
-            .where(Prediction.created_at < start + timedelta(days=1))
-            .order_by(Prediction.created_at)
-            .limit(MOST_A_DAY)
-            .subquery()
+def keep_days(session: Session, model: Model, *, now: datetime | None = None) -> None:
+    """Count the past days anew: a correction may come weeks after its prediction."""
+    days = _name_days(now)
+    rows = [vars(day) | {"model_id": model.id} for day in _count(session, model, days[:-FRESH_DAYS])]
+    values = insert(FeedbackDay).values(rows)
+    counted = {name: values.excluded[name] for name in ("predictions", "corrected")}
+    session.execute(
+        values.on_conflict_do_update(
+            index_elements=["model_id", "day"], set_=counted | {"counted_at": func.now()}
         )
-        branches.append(
-            select(literal(place), func.count(), func.max(first_ones.c.created_at)).select_from(first_ones)
-        )
-    rows = session.execute(union_all(*branches)).all()
-    return [(n, last) for _, n, last in sorted(rows, key=lambda row: row[0])]
+    )
+    old = text("DELETE FROM feedback_days WHERE model_id = :model AND day < :first")
+    session.execute(old, {"model": model.id, "first": days[0]})
 
 
-# Corrections are found by their index: ids are UUIDs of version 7, so those since a moment are a range, and
-# what was said of a prediction is younger than it.
-_CORRECTED = """
-WITH said AS MATERIALIZED (
-    SELECT DISTINCT prediction_id FROM corrections
-    WHERE model_id = :model AND state = ANY (ARRAY['pending', 'disputed', 'approved', 'rejected'])
-    AND id >= CAST(:first_id AS uuid)
-), corrected AS MATERIALIZED (
-    SELECT date_trunc('day', p.created_at, 'UTC') AS since, p.created_at
-    FROM said JOIN predictions p ON p.id = said.prediction_id
-    WHERE p.created_at >= CAST(:first AS timestamptz)
-)
-SELECT d.since, count(*) AS n
-FROM unnest(CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[])) AS d (since, last)
-JOIN corrected k ON k.since = d.since AND k.created_at <= d.last
-GROUP BY d.since
+def _name_days(now: datetime | None) -> list[date]:
+    today = (now or datetime.now(UTC)).astimezone(UTC).date()
+    return [today - timedelta(days=back) for back in range(DAYS - 1, -1, -1)]
+
+
+def _count(session: Session, model: Model, days: Sequence[date]) -> list[Day]:
+    starts = {datetime.combine(day, time(), UTC): day for day in days}
+    values = {"model": model.id, "starts": list(starts), "most": MOST_A_DAY}
+    rows = session.execute(text(_FIRST_ONES), values)
+    return [Day(starts[row.since], row.predictions, row.corrected) for row in rows]
+
+
+# Without a key a prediction was made for reviewers (behind gold items): no app asked for it.
+_FIRST_ONES = """
+SELECT d.since, n.predictions, n.corrected
+FROM unnest(CAST(:starts AS timestamptz[])) AS d (since) CROSS JOIN LATERAL (
+    SELECT count(*) AS predictions, count(*) FILTER (WHERE EXISTS (
+        SELECT FROM corrections c WHERE c.prediction_id = p.id
+        AND c.state = ANY (ARRAY['pending', 'disputed', 'approved', 'rejected'])
+    )) AS corrected
+    FROM (
+        SELECT id FROM predictions WHERE model_id = :model AND key_id IS NOT NULL
+        AND created_at >= d.since AND created_at < d.since + interval '24 hours'
+        ORDER BY created_at LIMIT :most
+    ) p
+) n
 """

@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from pgvector import HalfVector
-from sqlalchemy import select
+from sqlalchemy import ARRAY, Uuid, any_, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -92,7 +92,8 @@ def find_missing(session: Session, backbone_digest: str, image_ids: Sequence[UUI
     known = set(
         session.scalars(
             select(Embedding.image_id).where(
-                Embedding.backbone_digest == backbone_digest, Embedding.image_id.in_(image_ids)
+                Embedding.backbone_digest == backbone_digest,
+                Embedding.image_id == any_(literal(list(image_ids), ARRAY(Uuid))),
             )
         )
     )

@@ -8,7 +8,7 @@ worker; `draw_gold` mixes items into a lease.
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from backtalk import items
@@ -30,13 +30,25 @@ _TIME_BITS = 80  # of a UUID v7, those below its time (RFC 9562)
 
 
 def draw_gold(
-    session: Session, model: Model, caller: Caller, beside: Sequence[ReviewItem], most: int
+    session: Session,
+    model: Model,
+    caller: Caller,
+    beside: Sequence[ReviewItem],
+    most: int,
+    *,
+    predicted: str | None = None,
+    newest_first: bool = False,
 ) -> list[ReviewItem]:
     """The first `most` of `beside` and of new items for this caller alone.
 
     One stands beside each with the probability `gold_share`, and none is made that has no place. Never a
     picture that he has answered before. Each has an id as if it had come together with the item that it
-    stands beside, so that neither its place in the queue nor its id gives it away.
+    stands beside, so that neither its place in the queue nor its id gives it away. And it shows the same
+    picture whenever the same reviewer gets that neighbour again, as a page does that is loaded anew.
+
+    Args:
+        beside: items in the order of their ids, or with `newest_first` in the opposite one.
+        predicted: the only label that the new items may show as predicted.
     """
     share = Policy.parse(model.policy).gold_share
     mixed: list[ReviewItem] = []
@@ -44,18 +56,27 @@ def draw_gold(
         pair = [neighbour]
         if draw(model.salt, "gold", f"{neighbour.id}:{caller.actor}") < share:
             gold_id = _id_beside(neighbour.id)
-            place = int(gold_id > neighbour.id)
-            if len(mixed) + place < most and (item := _make_item(session, model, caller, neighbour, gold_id)):
+            place = int((gold_id > neighbour.id) != newest_first)
+            item = None
+            if len(mixed) + place < most:
+                item = _make_item(session, model, caller, neighbour, gold_id, predicted)
+            if item is not None:
                 pair.insert(place, item)
         mixed += pair
     return mixed[:most]
 
 
 def _make_item(
-    session: Session, model: Model, caller: Caller, neighbour: ReviewItem, gold_id: UUID
+    session: Session,
+    model: Model,
+    caller: Caller,
+    neighbour: ReviewItem,
+    gold_id: UUID,
+    predicted: str | None,
 ) -> ReviewItem | None:
     """A gold item that came when its neighbour did; none where the caller has answered all there are."""
-    found = session.execute(text(_UNSEEN), {"model": model.id, "actor": caller.actor}).one_or_none()
+    asked = {"model": model.id, "actor": caller.actor, "beside": str(neighbour.id), "predicted": predicted}
+    found = session.execute(text(_UNSEEN), asked).one_or_none()
     if found is None:
         return None
     prediction = session.get_one(Prediction, found.prediction_id)
@@ -71,6 +92,23 @@ def _make_item(
     items.describe(session, item, prediction, None)
     session.add(item)
     session.flush()
+    return item
+
+
+def bring_back(session: Session, model: Model, caller: Caller, item_id: UUID) -> ReviewItem | None:
+    """A gold item that nobody answered, for who asks about it again; None where it is no such item.
+
+    A page that is left closes it, while an audit that is asked for by its id is simply there.
+    """
+    item = session.get(ReviewItem, item_id, with_for_update=True)
+    if item is None or item.model_id != model.id or item.kind != ItemKind.GOLD:
+        return None
+    answered = session.scalar(select(Decision.id).where(Decision.item_id == item.id).limit(1))
+    if answered is not None or item.leased_by not in (None, caller.actor):
+        return None
+    if item.closed_at is not None and items.find_open_item(session, item.prediction_id) is not None:
+        return None
+    item.closed_at = None
     return item
 
 
@@ -134,6 +172,7 @@ FROM samples s
 JOIN images i ON i.id = s.image_id AND i.store_key IS NOT NULL
 JOIN predictions p ON p.image_id = s.image_id AND p.model_id = s.model_id
 WHERE s.model_id = :model AND s.split = 'holdout' AND s.by_person AND s.retracted_at IS NULL
+AND (CAST(:predicted AS text) IS NULL OR p.label = :predicted)
 AND NOT EXISTS (SELECT FROM review_items o WHERE o.prediction_id = p.id AND o.closed_at IS NULL)
 AND NOT EXISTS (
     SELECT FROM predictions q JOIN decisions d ON d.prediction_id = q.id AND d.actor = :actor
@@ -143,7 +182,7 @@ AND NOT EXISTS (
     SELECT FROM predictions q JOIN review_items o ON o.prediction_id = q.id
     WHERE q.image_id = s.image_id AND o.closed_at IS NULL AND o.leased_by = :actor
 )
-ORDER BY random() LIMIT 1
+ORDER BY md5(concat(p.id, CAST(:beside AS text), :actor)) LIMIT 1
 """
 
 _BASE_HOLDOUT = """

@@ -1,6 +1,6 @@
 """Who looks at which review item: leases that run out by themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -129,8 +129,12 @@ def lease_these(
     item_ids: Sequence[UUID],
     limit: int,
     view: UUID | None = None,
+    mix: Callable[[list[ReviewItem]], list[ReviewItem]] | None = None,
 ) -> list[ItemView]:
-    """Lease the first `limit` of these that are his already, or open and free; in their order."""
+    """Lease the first `limit` of these that are his already, or open and free; in their order.
+
+    `mix` may put others among those that are to be leased.
+    """
     if view is not None and not is_open(session, view):
         return []
     held = and_(ReviewItem.leased_by == caller.actor, ReviewItem.lease_until > func.now())
@@ -146,7 +150,8 @@ def lease_these(
         .with_for_update(skip_locked=True, of=ReviewItem)
     )
     places = {item_id: place for place, item_id in enumerate(item_ids)}
-    return _lease(session, caller, sorted(rows, key=lambda item: places[item.id])[:limit], view)
+    found = sorted(rows, key=lambda item: places[item.id])
+    return _lease(session, caller, (mix(found) if mix else found)[:limit], view)
 
 
 def _lease(session: Session, caller: Caller, rows: Sequence[ReviewItem], view: UUID | None) -> list[ItemView]:

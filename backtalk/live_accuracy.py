@@ -47,9 +47,7 @@ def _estimate(*, answered: int, right: int, **counts: int) -> LiveAccuracy:
 # The last word of a person that stands: what the policy approves and what was undone says nothing.
 _ANSWERED = """
 WITH drawn AS MATERIALIZED (
-    SELECT p.id, p.version, p.label, i.deleted_at IS NULL AS there
-    FROM predictions p JOIN images i ON i.id = p.image_id
-    WHERE p.model_id = :model AND p.audit
+    SELECT id, version, label, image_id FROM predictions WHERE model_id = :model AND audit
 ), said AS (
     SELECT DISTINCT ON (d.prediction_id) d.prediction_id, d.label
     FROM decisions d JOIN drawn ON drawn.id = d.prediction_id
@@ -59,7 +57,9 @@ WITH drawn AS MATERIALIZED (
 SELECT drawn.version, count(*) AS drawn, count(said.label) AS answered,
     count(*) FILTER (WHERE said.label = drawn.label) AS right,
     count(*) FILTER (WHERE said.prediction_id IS NOT NULL AND said.label IS NULL) AS unclear,
-    count(*) FILTER (WHERE said.prediction_id IS NULL AND drawn.there) AS waiting
+    count(*) FILTER (WHERE said.prediction_id IS NULL AND EXISTS (
+        SELECT FROM images i WHERE i.id = drawn.image_id AND i.deleted_at IS NULL
+    )) AS waiting
 FROM drawn LEFT JOIN said ON said.prediction_id = drawn.id
 GROUP BY drawn.version ORDER BY drawn.version DESC
 """

@@ -27,7 +27,7 @@ INDEX_FROM = 10_000  # embeddings of a backbone; fewer are compared as fast with
 ROWS_A_LIST = 1000  # as pgvector's README advises up to a million rows
 MOST_LISTS = 500
 PROBES = 10
-EXACT_MOST = 5000  # open items that are compared one by one where there is no index
+EXACT_MOST = 2000  # open items that are compared one by one where there is no index
 _BUILD_TIMEOUT = "10min"
 _HEX = re.compile(r"[0-9a-f]{64}")
 

@@ -1,6 +1,6 @@
 """The rows, as SQLAlchemy maps them. The constraints here are the ones that Alembic lays down."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -282,7 +282,13 @@ class Prediction(Base):
             unique=True,
             postgresql_where=text("client_ref IS NOT NULL"),
         ),
-        Index("ix_predictions_audited", "model_id", "version", postgresql_where=text("audit")),
+        Index(
+            "ix_predictions_audited",
+            "model_id",
+            "version",
+            postgresql_where=text("audit"),
+            postgresql_include=["id", "label", "image_id"],  # all that live accuracy reads
+        ),
     )
 
 
@@ -319,6 +325,7 @@ class Correction(Base):
             postgresql_where=text("state = 'pending'"),
         ),
         Index("ix_corrections_unprepared", "created_at", postgresql_where=text("prepared_at IS NULL")),
+        Index("ix_corrections_decision", "decision_id", postgresql_where=text("decision_id IS NOT NULL")),
         Index(
             "ix_corrections_reporter",
             "model_id",
@@ -327,6 +334,17 @@ class Correction(Base):
             postgresql_where=text("state IN ('approved', 'rejected')"),
         ),
     )
+
+
+class FeedbackDay(Base):
+    """How many predictions of one past day were looked at, and how many of them were corrected by now."""
+
+    __tablename__ = "feedback_days"
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)  # UTC
+    predictions: Mapped[int]
+    corrected: Mapped[int]
+    counted_at: Mapped[datetime] = _now()
 
 
 class Confirmation(Base):
@@ -512,6 +530,7 @@ class Sample(Base):
     __table_args__ = (
         _one_of("split", states.Split),
         CheckConstraint("retraction_id IS NULL OR retracted_at IS NOT NULL", name="withdrawn_is_retracted"),
+        Index("ix_samples_decision", "decision_id", postgresql_where=text("decision_id IS NOT NULL")),
         Index("ix_samples_withdrawn", "model_id", "id", postgresql_where=text("retraction_id IS NOT NULL")),
         _one_of("origin", states.Origin),
         CheckConstraint("by_person OR split NOT IN ('holdout', 'regression')", name="judged_by_person"),

@@ -4,6 +4,9 @@ They are chosen by what the model makes of them, so they would bias a judging se
 not offered here at all.
 """
 
+from collections.abc import Sequence
+from uuid import UUID
+
 from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.orm import Session
 
@@ -37,13 +40,13 @@ def draw_uncertain(session: Session, model: Model, wanted: int) -> int:
     # The order of locks that statements take: predictions, then groups.
     ids = list(session.scalars(text(_CLOSEST), parameters))
     rows = select(Prediction).where(Prediction.id.in_(ids)).order_by(Prediction.id)
-    drawn = 0
-    for prediction in session.scalars(rows.with_for_update(skip_locked=True)).all():
-        taken = items.find_open_item(session, prediction.id) is not None
-        if not taken and _may_teach(session, model, prediction):
-            items.put(session, prediction, ItemKind.UNCERTAIN)
-            drawn += 1
-    return drawn
+    found = session.scalars(rows.with_for_update(skip_locked=True)).all()
+    untaken = [one for one in found if items.find_open_item(session, one.id) is None]
+    sides = _place(session, model, [one.image_id for one in untaken])
+    drawn = [one for one in untaken if sides.get(one.image_id) in (Side.TRAIN, Side.VALIDATION)]
+    for prediction in drawn:
+        items.put(session, prediction, ItemKind.UNCERTAIN)
+    return len(drawn)
 
 
 def _drop_outdated(session: Session, model: Model) -> None:
@@ -58,13 +61,15 @@ def _drop_outdated(session: Session, model: Model) -> None:
     )
 
 
-def _may_teach(session: Session, model: Model, prediction: Prediction) -> bool:
-    image = session.get_one(Image, prediction.image_id)
-    if image.pixels_sha256 is None or image.perceptual_hash is None:
-        return False  # deleted meanwhile
-    candidate = Candidate(image.id, image.pixels_sha256, image.perceptual_hash)
-    side = place_images(session, model, [candidate], Source.TRAFFIC)[image.id]
-    return side in (Side.TRAIN, Side.VALIDATION)
+def _place(session: Session, model: Model, image_ids: Sequence[UUID]) -> dict[UUID, Side | None]:
+    """The side of each image, all at once: one by one, each would be held against all groups there are."""
+    images = session.scalars(select(Image).where(Image.id.in_(image_ids)).order_by(Image.id))
+    candidates = [
+        Candidate(image.id, image.pixels_sha256, image.perceptual_hash)
+        for image in images
+        if image.pixels_sha256 is not None and image.perceptual_hash is not None  # else deleted meanwhile
+    ]
+    return place_images(session, model, candidates, Source.TRAFFIC)
 
 
 def _free_here(model: Model) -> ColumnElement[bool]:

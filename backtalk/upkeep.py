@@ -8,7 +8,7 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from backtalk import neighbours, removals, retention
+from backtalk import complaints, neighbours, removals, retention
 from backtalk.backbone_use import prune_unused
 from backtalk.boards import prune_boards
 from backtalk.champions import rewrite_models_config
@@ -153,6 +153,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def keep_days(system: System) -> None:
+    """Count what the pages show of past days, each model in a transaction of its own."""
+    with system.db.reading() as session:
+        model_ids = list(session.scalars(select(Model.id)))
+    for model_id in model_ids:
+        with system.db.transaction() as session:
+            complaints.keep_days(session, session.get_one(Model, model_id))
 
 
 def index_embeddings(system: System) -> None:

@@ -8,53 +8,17 @@ python -m scripts.screenshots --address http://127.0.0.1:8000 --user ada --model
 import argparse
 import getpass
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from random import Random
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from backtalk import bootstrap, identity, schema
-from backtalk.config import Settings
-from backtalk.servers import PostgresServer
-from backtalk.states import RunKind, RunState, Scope
-from backtalk.system import System
-from backtalk.tables import ReviewItem
-from tests import exhibits, factories, showroom
+from scripts.gallery import Visit, run_showroom
 from tests.desks import FLAGS
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pages"
-LABELS = ["functional", "defective"]
 COLOURS = 96
-NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
-
-
-TUNING = {
-    "part": "tune",
-    "fraction": 0.41,
-    "epoch": 5,
-    "epochs": 12,
-    "step": 1640,
-    "steps": 4000,
-    "loss": 0.3127,
-    "accuracy": 0.913,
-    "time_left_s": 1190.0,
-}
-
-
-@dataclass(frozen=True)
-class Visit:
-    """Whose pages of what."""
-
-    address: str
-    user: str
-    password: str
-    model: str
 
 
 @dataclass(frozen=True)
@@ -77,88 +41,6 @@ LOOKS = (
         frozenset({"model", "run-promoted", "version", "compare", "review", "grid"}),
     ),
 )
-
-
-# --- a stack of our own ------------------------------------------------------------------------
-@contextmanager
-def run_showroom() -> Iterator[Visit]:
-    """A throw-away Postgres, a model with a history and a queue, and a server over them."""
-    folder = Path(tempfile.mkdtemp(prefix="bt-"))
-    server = PostgresServer.start(folder / "postgres", durable=False)
-    try:
-        url = server.create_database()
-        schema.upgrade(url)
-        system = bootstrap.build(Settings(home=folder / "home", database_url=url), pool_size=10)
-        fill(system)
-        with showroom.serve(system) as address:
-            yield Visit(address, "ada", showroom.PASSWORD, "solar-cells")
-        system.close()
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def fill(system: System) -> None:
-    showroom.add_person(system, "ada", showroom.EVERYTHING)
-    showroom.add_person(system, "bob", (Scope.REVIEW, Scope.EXPERT))
-    chance = Random(4)
-    with system.db.transaction() as session:
-        for name in ("line-1", "line-2"):
-            identity.create_key(session, name=name, scopes=(Scope.PREDICT, Scope.FEEDBACK))
-        factories.make_model(session, "seedlings", labels=["charlock", "cleavers", "chickweed", "wheat"])
-        model = factories.make_model(session, "solar-cells", labels=LABELS)
-        showroom.add_history(session, model)
-        exhibits.add_traffic(session, model)
-        for i, data in enumerate(list_pictures(24)):
-            said = {"reported": "defective", "reporter": f"line-{i % 3 + 1}", "note": NOTES[i % 3]}
-            showroom.add_item(
-                session,
-                system,
-                model,
-                data,
-                predicted="functional",
-                score=0.55 + 0.4 * chance.random(),
-                **({} if i % 4 == 1 else said),
-            )
-        for _ in range(38):
-            decision = factories.make_decision(session, model, "defective")
-            session.get_one(ReviewItem, decision.item_id).closed_at = showroom.minutes_ago(1)
-        factories.make_run(
-            session,
-            model,
-            state=RunState.TRAINING,
-            requested_by="user:ada",
-            started_at=showroom.minutes_ago(0.1),
-            heartbeat_at=showroom.minutes_ago(0.01),
-            progress={"part": "fit", "fraction": 0.62},
-            attempt=1,
-            base_version=5,
-            version=6,
-        )
-        factories.make_run(
-            session,
-            model,
-            kind=RunKind.FULL,
-            state=RunState.TRAINING,
-            requested_by="user:ada",
-            started_at=showroom.minutes_ago(14),
-            heartbeat_at=showroom.minutes_ago(0.01),
-            progress=TUNING,
-            attempt=1,
-            base_version=5,
-            version=7,
-        )
-    exhibits.add_exhibits(system, "solar-cells", list_pictures(50)[24:], judged=(2, 3, 4, 5))
-
-
-def list_pictures(n: int) -> list[bytes]:
-    """Solar cells where the demo's data set is installed, else drawn shapes."""
-    spec = find_spec("elpv_dataset")
-    if spec is None or spec.origin is None:
-        return [showroom.draw_picture(i, 300) for i in range(n)]
-    cells = sorted((Path(spec.origin).parent / "data" / "images").glob("*.png"))
-    Random(4).shuffle(cells)
-    return [path.read_bytes() for path in cells[:n]]
 
 
 # --- pictures ----------------------------------------------------------------------------------
@@ -228,6 +110,10 @@ def shoot_version(page: Page, visit: Visit, model: str, save) -> None:  # type: 
         save("image")
     page.goto(f"{visit.address}/audit")
     save("audit")
+    for name in ("promote", "roll-back"):  # asked about, never done
+        address = f"{model}/versions/1/promote" if name == "promote" else f"{model}/roll-back"
+        page.goto(address)
+        save(name)
 
 
 def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped-def]
@@ -272,8 +158,15 @@ def shoot_review(page: Page, visit: Visit, save) -> None:  # type: ignore[no-unt
     for place in (1, 3):
         if tiles.count() > place:
             tiles.nth(place).click()
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_load_state("networkidle")
     save("grid", whole=False)
+    page.goto(f"{visit.address}/review/{visit.model}/grid?queue=audits&by=likeness")
+    page.locator("main:not([data-state=loading])").wait_for()
+    page.wait_for_load_state("networkidle")
+    save("grid-audits", whole=False)
+    page.goto(f"{visit.address}/review/{visit.model}/reviewers")
+    save("reviewers")
 
 
 def main() -> None:

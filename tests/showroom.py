@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
@@ -18,7 +19,7 @@ from backtalk import gate, identity, images, items, ledger
 from backtalk.policy import Policy
 from backtalk.states import ItemKind, RunKind, RunState, Scope, VersionState
 from backtalk.system import System
-from backtalk.tables import GateCheck, LedgerEntry, Model, ReviewItem, Run, Snapshot, TriggerCheck
+from backtalk.tables import GateCheck, LedgerEntry, Model, ReviewItem, Run, Snapshot, TriggerCheck, Version
 from services.wsgi import create_app
 from tests import factories
 
@@ -162,6 +163,8 @@ HOLDOUT = 340
 def add_history(session: Session, model: Model) -> None:
     """Versions, runs with real verdicts, the ledger and the trigger checks of a model with version 1 live."""
     model.created_at = minutes_ago(360)
+    for first in session.scalars(select(Version).where(Version.model_id == model.id)):
+        first.created_at = model.created_at
     _write_ledger(session, model, "create", 1, None, None, "cli")
     for tried in STORY:
         _add_run(session, model, tried)

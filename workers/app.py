@@ -19,6 +19,7 @@ SWEEP_TICK_S = 60.0
 RETAIN_TICK_S = 600.0
 SWEEP_IMAGES_TICK_S = 3600.0
 INDEX_TICK_S = 600.0
+DAYS_TICK_S = 3600.0
 EXPERIMENTS_TICK_S = 20.0
 LABELS_TICK_S = 300.0
 
@@ -123,6 +124,7 @@ def _beat(settings: Settings) -> dict[str, Any]:
             # What it needs is installed where heads are fitted.
             "labels": tick("review.check_labels", LABELS_TICK_S, training_queue("head")),
             "index": tick("upkeep.index", INDEX_TICK_S),
+            "days": tick("upkeep.keep_days", DAYS_TICK_S),
         }
         | experiments,
     }

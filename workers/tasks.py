@@ -117,6 +117,11 @@ def index_embeddings() -> None:
     upkeep.index_embeddings(get_system())
 
 
+@shared_task(name="upkeep.keep_days", **TICK)
+def keep_days() -> None:
+    upkeep.keep_days(get_system())
+
+
 @shared_task(name="experiments.tell", **TICK)
 def tell_experiments() -> None:
     get_experiments().tell()

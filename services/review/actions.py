@@ -37,15 +37,18 @@ def ask_run(model_name: str) -> ResponseReturnValue:
     system = get_backend().system
     with system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
-        counts = catalogue.count_all(session, model)
+        decided, samples = (
+            catalogue.count_decided_new(session, model),
+            catalogue.count_samples(session, model),
+        )
         recipe = triggers.get_policy(model).nightly_recipe
     return render_template(
         "pages/run_now.html",
         model=model,
         title=_("Train a candidate now?"),
-        counts=counts,
-        learned=counts.samples.get(Split.TRAIN, 0),
-        judged_on=counts.samples.get(Split.HOLDOUT, 0),
+        decided=decided,
+        learned=samples.get(Split.TRAIN, 0),
+        judged_on=samples.get(Split.HOLDOUT, 0),
         recipes=list_recipes(system.settings.recipes),
         recipe=recipe,
         request_id=new_id(),
@@ -178,12 +181,12 @@ def ask_lift_hold(model_name: str) -> ResponseReturnValue:
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, model_name)
         policy = triggers.get_policy(model)
-        counts = catalogue.count_all(session, model)
+        decided = catalogue.count_decided_new(session, model)
     will = [
         _("Runs start by themselves again, and candidates that pass the gate go live."),
         _(
             "The rules are asked at once: %(n)s of %(wanted)s are approved.",
-            n=counts.decided_new,
+            n=decided,
             wanted=policy.min_approved,
         ),
     ]

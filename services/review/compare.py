@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from backtalk import calibration, catalogue, intervals
 from backtalk.checks import check_class_recall
 from backtalk.comparison import Comparison, compare_versions
-from backtalk.embeddings import EmbeddingGone
 from backtalk.errors import ArtefactInvalid, InvalidInput
 from backtalk.ledger import find_previous_champion
 from backtalk.policy import Policy
@@ -154,8 +153,6 @@ def find_contrast(
             model=model.name,
         )
         return None, unreadable
-    except EmbeddingGone:
-        return None, _("A picture was deleted in this very moment. Load the page again.")
     if not found.answers.image_ids:
         return None, say.nothing_in_common(found.left_out)
     return _describe(model, found), None

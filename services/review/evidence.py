@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from backtalk import catalogue, complaints, lineage
 from backtalk.live_accuracy import find_live_accuracy
+from backtalk.queues import COUNTED_MOST
 from backtalk.tables import Model
 from services.backend import get_backend
 from services.review import outlook, queries
@@ -73,7 +74,8 @@ def _draw_model(session: Session, model: Model) -> str:
     return render_template(
         "pages/model_live.html",
         model=model,
-        counts=catalogue.count_all(session, model),
+        traffic=queries.count_traffic(session, model),
+        counted_most=COUNTED_MOST,
         change=queries.find_last_change(session, model),
         waiting=outlook.find_outlook(session, model),
         last=queries.find_last_run(session, model),

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from backtalk import catalogue
 from backtalk.comparison import Saying, ask_version
-from backtalk.embeddings import EmbeddingGone
 from backtalk.errors import ArtefactInvalid, ImageNotFound, InvalidInput
 from backtalk.states import Split
 from backtalk.system import System
@@ -103,7 +102,7 @@ def _ask(session: Session, system: System, version: Version | None, keys: list[U
         return {}
     try:
         return ask_version(session, system, version, keys)
-    except (ArtefactInvalid, EmbeddingGone):
+    except ArtefactInvalid:
         return {}
 
 

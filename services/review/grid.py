@@ -1,16 +1,18 @@
 """The grid: many items at once, by clusters; click out the exceptions, approve the rest."""
 
+from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from flask import g, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from backtalk import catalogue, leases, queues
+from backtalk import catalogue, gold, leases, queues
 from backtalk.errors import InvalidInput
 from backtalk.leases import ItemView
 from backtalk.states import Queue, Scope
-from backtalk.tables import Model
+from backtalk.tables import Model, ReviewItem
 from backtalk.uncertain import draw_uncertain
 from services.backend import get_backend
 from services.pictures import TILE_SIDE
@@ -19,9 +21,10 @@ from services.review.language import translate as _
 from services.review.language import translate_all
 from services.review.queue import count_for_caller, read_json, read_view, show_item
 from services.review.review_words import GRID_VIEW
-from services.review.selection import Cluster, Selection, find_items, list_clusters, weigh_reporters
+from services.review.selection import Cluster, Selection, find_items, list_clusters
 from services.review.sessions import needs
 from services.review.site import blueprint
+from services.review.trust import weigh_reporters
 
 TILES = 48
 
@@ -114,10 +117,12 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
         if selection.asked is Queue.UNCERTAIN:
             draw_uncertain(session, model, TILES)
         who = {"caller": g.caller, "model": model, "view": view}
+        gold.close_expired(session, model)
         kept = leases.lease_these(session, **who, item_ids=ids, limit=TILES)
         free = TILES - len(kept)
         found = find_items(session, model, selection, g.caller, 2 * free, without=ids)
-        added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free)
+        mix = _choose_mix(session, model, selection, free, without=ids)
+        added = leases.lease_these(session, **who, item_ids=found.item_ids, limit=free, mix=mix)
         items = _show_tiles(session, model, added)
         counts = count_for_caller(session, model, selection.asked)
     return {
@@ -126,6 +131,26 @@ def lease_tiles(model_name: str) -> ResponseReturnValue:
         "counts": counts,
         "remark": found.remark,
     }
+
+
+def _choose_mix(
+    session: Session, model: Model, selection: Selection, most: int, without: list[UUID]
+) -> Callable[[list[ReviewItem]], list[ReviewItem]] | None:
+    """How gold items come among the tiles, if they do.
+
+    Among those of one predicted label they show the same one. One that is asked what looks like it stands
+    before the others, as any item does.
+    """
+    if selection.like is not None:
+        asked = UUID(selection.like)
+        item = gold.bring_back(session, model, g.caller, asked) if asked not in without else None
+        return (lambda rows: [item, *rows][:most]) if item is not None and most else None
+    if not selection.hides_gold:
+        return None
+    newest_first = selection.sort == "newest"
+    return lambda rows: gold.draw_gold(
+        session, model, g.caller, rows, most, predicted=selection.predicted, newest_first=newest_first
+    )
 
 
 def _show_tiles(session: Session, model: Model, views: list[ItemView]) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
 """Reads that only the pages need; everything else comes from `backtalk.catalogue`."""
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from backtalk import catalogue
+from backtalk import catalogue, review
 from backtalk.decisions import stands
 from backtalk.errors import ImageNotFound, ItemNotFound, RunNotFound
 from backtalk.policy import Policy
+from backtalk.queues import COUNTED_MOST
 from backtalk.states import RULINGS, CorrectionState
 from backtalk.tables import (
     Correction,
@@ -45,6 +47,32 @@ def find_disputed(session: Session, correction_ids: Iterable[str | None]) -> set
     ids = [UUID(one) for one in correction_ids if one is not None]
     rows = select(Correction.id).where(Correction.id.in_(ids), Correction.state == CorrectionState.DISPUTED)
     return {str(one) for one in session.scalars(rows)}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one model has to do with; each is counted up to `COUNTED_MOST` + 1."""
+
+    open: int
+    predictions_24h: int
+    corrections: int
+
+
+def count_traffic(session: Session, model: Model) -> Traffic:
+    """Bounded, whatever the model has seen: this is asked every few seconds."""
+    recent = Prediction.created_at > func.now() - timedelta(days=1)
+    # Without a key they were made for reviewers, not for an app.
+    asked = (Prediction.model_id == model.id, Prediction.key_id.is_not(None), recent)
+    return Traffic(
+        open=review.count_open(session, model.id, COUNTED_MOST + 1),
+        predictions_24h=_count_some(session, Prediction.id, *asked),
+        corrections=_count_some(session, Correction.id, Correction.model_id == model.id),
+    )
+
+
+def _count_some(session: Session, key: InstrumentedAttribute[UUID], *where: ColumnElement[bool]) -> int:
+    some = select(key).where(*where).limit(COUNTED_MOST + 1).subquery()
+    return session.scalar(select(func.count()).select_from(some)) or 0
 
 
 def count_decided_today(session: Session, model: Model, actor: str) -> int:

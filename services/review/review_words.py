@@ -114,7 +114,7 @@ GRID_VIEW = SENDING | {
     "flagged": "flagged",
     "taken": "{n} went to other reviewers meanwhile and are not shown any more.",
     "leaseFailed": "The pictures could not be fetched. Trying again.",
-    "alikeOldest": "There is no index yet for the embeddings of this model, so only its 5,000 oldest open "
+    "alikeOldest": "There is no index yet for the embeddings of this model, so only its 2,000 oldest open "
     "items were compared.",
     "alikeByHash": "The live version has not seen this picture, so what lies nearest to it is not known. "
     "Shown are its near-duplicates.",

@@ -6,22 +6,21 @@ from typing import Any, Self
 from urllib.parse import urlencode
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue, neighbours
 from backtalk.callers import Caller
 from backtalk.errors import InvalidInput
-from backtalk.queues import stands_in
+from backtalk.queues import counts_in, stands_in
 from backtalk.states import OFFERED_QUEUES, Queue, Scope
 from backtalk.tables import Model, Prediction, ReviewItem
+from services.review.trust import weigh_reporters
 
 SORTS = ("age", "newest", "margin", "doubt", "trust", "distrust", "size")
 CLUSTERINGS = ("pair", "likeness", "none")
 CLUSTERS_SHOWN = 24
 CLUSTERED_MOST = 100_000  # items; in a longer queue the oldest so many are clustered
-REPORTERS_MOST = 200  # whose trust is weighed
-JUDGED_MOST = 100  # the newest decisions on a reporter's corrections that his trust is made of
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,26 @@ class Selection:
     def asked(self) -> Queue | None:
         return Queue(self.queue) if self.queue else None
 
-    def list_conditions(self, caller: Caller) -> list[ColumnElement[bool]]:
-        """Beside being open and of the model."""
+    @property
+    def hides_gold(self) -> bool:
+        """Whether a gold item, which passes for an audit, looks like its neighbours here.
+
+        Not among reported mistakes, nor where each item resembles the next, nor where it would have to have
+        the right margin: there it would be the odd one out.
+        """
+        narrow = (self.reported, self.reporter, self.group, self.like)
+        audits = self.asked in (None, Queue.AUDITS) and not self.flagged
+        return audits and self.sort in ("age", "newest") and all(one is None for one in narrow)
+
+    def list_conditions(self, caller: Caller, *, counted: bool = False) -> list[ColumnElement[bool]]:
+        """Beside being open and of the model; `counted`: with gold items, which pass for audits."""
         equal = ("predicted", "reported", "reporter")
         wanted: list[ColumnElement[bool]] = [
             getattr(ReviewItem, name) == getattr(self, name)
             for name in equal
             if getattr(self, name) is not None
         ]
-        wanted.append(stands_in(self.asked))
+        wanted.append(counts_in(self.asked) if counted else stands_in(self.asked))
         if self.group is not None:
             wanted.append(ReviewItem.group_id == self.group)
         if self.flagged:
@@ -162,7 +172,7 @@ def _find_alike(
 def _find_by_trust(
     session: Session, model: Model, rows: Select[UUID], limit: int, trusted_first: bool
 ) -> list[UUID]:
-    """One reporter after the other; then what nobody reported, and reporters beyond `REPORTERS_MOST`."""
+    """One reporter after the other; then what nobody reported, and reporters beyond the first so many."""
     ranked = sorted(weigh_reporters(session, model).items(), key=lambda pair: (pair[1], pair[0]))
     names = [name for name, _ in (reversed(ranked) if trusted_first else ranked)]
     found: list[UUID] = []
@@ -175,33 +185,6 @@ def _find_by_trust(
         rest = or_(ReviewItem.reporter.is_(None), ReviewItem.reporter.not_in(names))
         found += session.scalars(rows.where(rest).order_by(ReviewItem.id).limit(limit - len(found)))
     return found
-
-
-def weigh_reporters(session: Session, model: Model) -> dict[str, float]:
-    """By reporter of open items: how often people found him right, from a uniform prior (0.5: unknown)."""
-    values = {"model": model.id, "most": REPORTERS_MOST, "judged": JUDGED_MOST}
-    rows = session.execute(text(_TRUST), values)
-    return {row.reporter: (1 + row.right) / (2 + row.judged) for row in rows}
-
-
-_TRUST = """
-WITH RECURSIVE named AS (  -- jumps from name to name in the index
-    (SELECT reporter, 1 AS place FROM review_items
-     WHERE model_id = :model AND closed_at IS NULL AND reporter IS NOT NULL ORDER BY reporter LIMIT 1)
-    UNION ALL
-    SELECT (
-        SELECT i.reporter FROM review_items i
-        WHERE i.model_id = :model AND i.closed_at IS NULL AND i.reporter > named.reporter
-        ORDER BY i.reporter LIMIT 1
-    ), named.place + 1 FROM named WHERE named.reporter IS NOT NULL AND named.place < :most
-)
-SELECT n.reporter, count(s.state) AS judged, count(s.state) FILTER (WHERE s.state = 'approved') AS right
-FROM named n LEFT JOIN LATERAL (
-    SELECT c.state FROM corrections c JOIN decisions d ON d.id = c.decision_id AND d.actor <> 'policy'
-    WHERE c.model_id = :model AND c.reporter = n.reporter AND c.state IN ('approved', 'rejected')
-    ORDER BY c.reviewed_at DESC LIMIT :judged
-) s ON true WHERE n.reporter IS NOT NULL GROUP BY n.reporter
-"""
 
 
 def _find_by_size(
@@ -251,7 +234,11 @@ def list_clusters(session: Session, model: Model, selection: Selection, caller: 
     )
     bounded = (
         select(ReviewItem.id, ReviewItem.predicted, ReviewItem.reported, ReviewItem.group_id)
-        .where(ReviewItem.model_id == model.id, ReviewItem.closed_at.is_(None), *wide.list_conditions(caller))
+        .where(
+            ReviewItem.model_id == model.id,
+            ReviewItem.closed_at.is_(None),
+            *wide.list_conditions(caller, counted=selection.by == "pair"),
+        )
         .limit(CLUSTERED_MOST)
         .subquery()
     )

@@ -162,9 +162,9 @@ def thousands(number: int) -> str:
 COUNTED_MOST = 1000
 
 
-def bounded(number: int) -> str:
-    """A count that stopped one beyond `COUNTED_MOST`: `1,000+`."""
-    return f"{thousands(COUNTED_MOST)}+" if number > COUNTED_MOST else thousands(number)
+def bounded(number: int, most: int = COUNTED_MOST) -> str:
+    """A count that stopped one beyond `most`: `1,000+`."""
+    return f"{thousands(most)}+" if number > most else thousands(number)
 
 
 def share(value: float) -> str:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from backtalk import complaints
 from backtalk.states import CorrectionState
 from backtalk.system import System
+from backtalk.tables import FeedbackDay
 from tests import factories
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -41,3 +42,29 @@ def test_corrections_are_told_by_the_day_of_their_prediction(system: System, mon
     ]
     assert [d.per_thousand for d in days[-3:]] == [None, 125.0, 1000.0]
     assert (bounded[-2].predictions, bounded[-2].corrected) == (7, 1)
+
+
+def test_past_days_are_kept_and_the_last_two_counted_at_each_look(system: System) -> None:
+    week_ago = NOON - timedelta(days=7)
+    with system.db.transaction() as session:
+        model = factories.make_model(session)
+        old, fresh = (
+            factories.make_prediction(session, model, created_at=at, key_id="app") for at in (week_ago, NOON)
+        )
+        complaints.keep_days(session, model, now=NOON)
+        for prediction in (old, fresh):
+            factories.make_correction(session, prediction, "dog", created_at=NOON)
+        before = complaints.list_days(session, model, now=NOON)
+        complaints.keep_days(session, model, now=NOON)
+        after = complaints.list_days(session, model, now=NOON)
+    assert (before[-8].predictions, before[-8].corrected) == (1, 0)  # as it was when it was counted
+    assert (after[-8].predictions, after[-8].corrected) == (1, 1)
+    assert before[-1].corrected == after[-1].corrected == 1
+
+
+def test_days_that_are_shown_no_more_are_forgotten(system: System) -> None:
+    with system.db.transaction() as session:
+        model = factories.make_model(session)
+        complaints.keep_days(session, model, now=NOON)
+        complaints.keep_days(session, model, now=NOON + timedelta(days=complaints.DAYS))
+        assert factories.count(session, FeedbackDay) == complaints.DAYS - complaints.FRESH_DAYS

@@ -2,7 +2,8 @@
 // network nor a closed tab loses one. Each has an id of its own: sent twice, it is taken down once.
 
 const RETRY_S = [1, 2, 4, 8, 15, 30];
-const AT_ONCE = 50; // answers in one request; a request that outlives its page holds 64 kB at most
+const AT_ONCE = 6; // answers in one request: each is a transaction, and a request is to stay short
+const AT_LAST = 50; // in the last request: one that outlives its page holds 64 kB at most
 
 /** A random UUID. (crypto.randomUUID is missing where a page is served without HTTPS.) */
 export function makeId() {
@@ -86,20 +87,20 @@ export class Outbox {
 
   /** The page is being left: what waits is sent once more, and the browser carries it to its end. */
   flush() {
-    const ready = this.#ready();
+    const ready = this.#ready(AT_LAST);
     for (const answer of ready) answer.tried = true;
     if (ready.length) this.post(ready.map(bare)).catch(() => {}); // it stays in localStorage for the next visit
   }
 
   /** The first answers up to one that waits for an undo. */
-  #ready() {
+  #ready(most) {
     const end = this.waiting.findIndex((answer) => answer.etag === null && answer.action !== "undo");
-    return this.waiting.slice(0, Math.min(AT_ONCE, end < 0 ? AT_ONCE : end));
+    return this.waiting.slice(0, Math.min(most, end < 0 ? most : end));
   }
 
   /** True if the first answers are settled, one way or the other. */
   async #sendSome() {
-    const sending = this.#ready();
+    const sending = this.#ready(AT_ONCE);
     if (!sending.length) return false;
     for (const answer of sending) {
       answer.tried = true;
