@@ -77,7 +77,8 @@ def test_what_a_frozen_owner_does_after_its_lease_counts_for_nothing(school: Rig
         process.suspend()
     school.start("training-head", label="training-head-2")
     await_hit(school, "judging.after_claim")
-    assert reload(school.system, run).fence == 4  # the zombie, the sweeper, the next owner, the judge
+    # The zombie, the next owner, the judge; and the sweeper, unless the owner was rung for before it came.
+    assert reload(school.system, run).fence in (3, 4)
     school.wait_for(lambda: reload(school.system, run).ended_at, 60)
     ended = reload(school.system, run)
     assert (ended.state in JUDGED, ended.attempt) == (True, 3), ended.reason

@@ -52,6 +52,7 @@ CALLS = [
     ("GET", "/v1/models/animals/accuracy", None),
     ("GET", "/v1/models/animals/queues", Scope.REVIEW),
     ("GET", "/v1/models/animals/reviewers", Scope.ADMIN),
+    ("GET", "/v1/models/animals/versions/1/files/float32", Scope.TRAIN),
 ]
 
 

@@ -93,7 +93,11 @@ def list_picture_routes(app: Flask) -> Iterator[str]:
 def test_only_one_function_makes_answers_of_pictures() -> None:
     making = re.compile(r"images\.thumbnail\(|images\.get\(|mimetype\W+image/|send_file\(")
     files = [path for path in SERVICES.rglob("*.py") if making.search(path.read_text(encoding="utf-8"))]
-    assert [path.relative_to(SERVICES).as_posix() for path in files] == ["pictures.py"]
+    names = sorted(path.relative_to(SERVICES).as_posix() for path in files)
+    assert names == ["downloads.py", "pictures.py"]
+    (sent,) = re.findall(r"send_file\((.*?)\n        \)", (SERVICES / "downloads.py").read_text(), re.DOTALL)
+    assert 'mimetype="application/octet-stream"' in sent  # flatbuffers, saved and never shown
+    assert "as_attachment=True" in sent
 
 
 #: Every one of them, and how it is filled in.

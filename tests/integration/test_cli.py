@@ -132,7 +132,7 @@ def test_a_run_is_asked_for_once(backtalk: Backtalk, database: Database) -> None
 def test_a_full_run_is_asked_for_by_a_recipe_that_there_is(backtalk: Backtalk, database: Database) -> None:
     with database.transaction() as session:
         make_model(session)
-    assert "default, int8, phone" in said(
+    assert "default, faster-surfaces, int8, phone" in said(
         backtalk("train", "animals", "--kind", "full", "--recipe", "nowhere")
     )
     assert backtalk("train", "animals", "--kind", "full", "--recipe", "quick").exit_code == 0
