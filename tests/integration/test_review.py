@@ -119,11 +119,12 @@ def test_the_second_of_two_reviewers_learns_what_was_decided_and_an_admin_by_who
         item = open_item(session, prediction)
         assert item is not None
         decide(session, prediction, Action.APPROVE)
-        with pytest.raises(ItemChanged, match="Decided as 'dog' by another reviewer 0 s ago") as late:
+        with pytest.raises(ItemChanged, match=r"Decided as 'dog' by another reviewer \d s ago") as late:
             review.decide_item(
                 session, caller=BOB, item_id=str(item.id), action=Action.REJECT, if_match='"1"'
             )
-        assert (late.value.extra["decided_as"], late.value.extra["seconds_ago"]) == ("dog", 0)
+        assert late.value.extra["decided_as"] == "dog"
+        assert 0 <= late.value.extra["seconds_ago"] < 10
         assert "alice" not in str(late.value.extra)
         with pytest.raises(ItemChanged, match="by user:alice") as late:
             review.decide_item(
