@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from backtalk.errors import ArtefactInvalid, BacktalkError, InvalidInput, OutOfRoom
-from backtalk.golden import Golden
+from backtalk.golden import Golden, find_alike
 from backtalk.heads import Head
 from backtalk.runtime import Backbone
 from backtalk.states import DeviceForm
@@ -84,9 +84,7 @@ def check_file(
 
 def _compare(form: DeviceForm, found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, Any]:
     bound = BOUNDS[form]
-    best = np.sort(expected, axis=1)
-    tie = best[:, -1] - best[:, -2] < bound.narrow if expected.shape[1] > 1 else np.True_
-    share = float(((found.argmax(axis=1) == expected.argmax(axis=1)) | tie).mean())
+    share = float(find_alike(found, expected, bound.narrow).mean())
     if share < bound.same_label:
         raise ArtefactInvalid(
             f"In the form {form} this version gives {share:.1%} of {len(found)} golden images the label that "

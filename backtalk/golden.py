@@ -65,3 +65,15 @@ def read_golden(path: Path) -> Golden:
     if inputs.dtype != np.uint8 or inputs.ndim != 4 or len(encoded) != len(inputs) or not encoded:
         raise ArtefactInvalid(f"{path} holds no golden images: {inputs.shape} inputs, {len(encoded)} files.")
     return Golden(inputs, encoded)
+
+
+def find_alike(found: NDArray[np.float32], expected: NDArray[np.float32], narrow: float) -> NDArray[np.bool_]:
+    """Images with the same best label, or where the two best of `expected` are closer than `narrow`.
+
+    Args:
+        found, expected: scores (N, C).
+    """
+    best = np.sort(expected, axis=1)
+    tie = best[:, -1] - best[:, -2] < narrow if expected.shape[1] > 1 else np.ones(len(expected), np.bool_)
+    alike: NDArray[np.bool_] = (found.argmax(axis=1) == expected.argmax(axis=1)) | tie
+    return alike

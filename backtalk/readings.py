@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from backtalk.artefacts import HEAD
 from backtalk.champions import locate
 from backtalk.db import get_driver
 from backtalk.errors import ArtefactInvalid
+from backtalk.evidence import load_head
 from backtalk.heads import Head
 from backtalk.system import System
 from backtalk.tables import Version
@@ -40,6 +42,10 @@ class Readings:
     def size(self) -> int:
         return self.scores.nbytes + _BYTES_AN_ID * len(self.rows)
 
+    @classmethod
+    def none(cls, head: Head) -> "Readings":
+        return cls({}, np.zeros((0, len(head.labels)), np.float32))
+
     def joined(self, ids: Sequence[str], scores: NDArray[np.float32]) -> "Readings":
         rows = {image_id: len(self.rows) + row for row, image_id in enumerate(ids)}
         return Readings(self.rows | rows, np.concatenate([self.scores, scores]))
@@ -57,18 +63,15 @@ def read_scores(
     Raises:
         ArtefactInvalid: the version's head is gone or damaged.
     """
-    path = locate(system, version) / "head.npz"
-    file = _identify(path)
+    file = _identify(locate(system, version) / HEAD)
     with _lock:
         known = _remembered.get(file)
-    if known is None:
-        known = Readings({}, np.zeros((0, len(Head.load(path).labels)), np.float32))
-    unread = [image_id for image_id in image_ids if image_id not in known.rows]
-    if unread:
-        head = Head.load(path)
+    unread = [one for one in image_ids if known is None or one not in known.rows]
+    if known is None or unread:
+        head = load_head(system, version)
         found, vectors = _load_vectors(session, head, unread)
-        known = known.joined(found, head.scores(vectors))
-        _remember(file, known)
+        known = (known or Readings.none(head)).joined(found, head.scores(vectors))
+    _remember(file, known)
     return {one: known.scores[known.rows[one]] for one in image_ids if one in known.rows}
 
 

@@ -95,34 +95,39 @@ def fill(system: System) -> None:
             predicted.created_at = showroom.minutes_ago(chance.uniform(1, 7) * 1440)
         for i in range(TRAINED_ON):
             factories.make_sample(session, model, label=LABELS[i % 2])
-        factories.make_run(
-            session,
-            model,
-            state=RunState.TRAINING,
-            requested_by="user:ada",
-            started_at=showroom.minutes_ago(0.1),
-            heartbeat_at=showroom.minutes_ago(0.01),
-            progress={"part": "fit", "fraction": 0.62},
-            attempt=1,
-            base_version=5,
-            version=6,
-        )
-        factories.make_run(
-            session,
-            model,
-            kind=RunKind.FULL,
-            state=RunState.TRAINING,
-            requested_by="user:ada",
-            started_at=showroom.minutes_ago(14),
-            heartbeat_at=showroom.minutes_ago(0.01),
-            progress=TUNING,
-            attempt=1,
-            base_version=5,
-            version=7,
-        )
+        add_runs_at_work(session, model)
     exhibits.add_exhibits(system, "solar-cells", list_pictures(50)[24:], judged=(2, 3, 4, 5))
     with system.db.transaction() as session:
         measure_reviewers(session, session.get_one(Model, number))
+
+
+def add_runs_at_work(session: Session, model: Model) -> None:
+    """One of each kind, with the progress that its trainer tells."""
+    factories.make_run(
+        session,
+        model,
+        state=RunState.TRAINING,
+        requested_by="user:ada",
+        started_at=showroom.minutes_ago(0.1),
+        heartbeat_at=showroom.minutes_ago(0.01),
+        progress={"part": "fit", "fraction": 0.62},
+        attempt=1,
+        base_version=5,
+        version=6,
+    )
+    factories.make_run(
+        session,
+        model,
+        kind=RunKind.FULL,
+        state=RunState.TRAINING,
+        requested_by="user:ada",
+        started_at=showroom.minutes_ago(14),
+        heartbeat_at=showroom.minutes_ago(0.01),
+        progress=TUNING,
+        attempt=1,
+        base_version=5,
+        version=7,
+    )
 
 
 def measure_reviewers(session: Session, model: Model) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtalk.errors import ArtefactInvalid
-from backtalk.golden import Golden, read_golden
+from backtalk.golden import Golden, find_alike, read_golden
 from backtalk.heads import Head
 from backtalk.intervals import clopper_pearson_upper
 from backtalk.learn.export import CARD, HEAD, LABELS
@@ -188,9 +188,7 @@ def _share_alike(what: str, found: NDArray[np.float32], expected: NDArray[np.flo
     Raises:
         ArtefactInvalid: so few that they cannot well be `FEWEST_SAME_LABEL` of all images (Clopper-Pearson).
     """
-    best = np.sort(expected, axis=1)
-    tie = best[:, -1] - best[:, -2] < NARROW_FROM_BYTES
-    alike = (found.argmax(axis=1) == expected.argmax(axis=1)) | tie
+    alike = find_alike(found, expected, NARROW_FROM_BYTES)
     if clopper_pearson_upper(alike.sum(), len(alike), CONFIDENCE) < FEWEST_SAME_LABEL:
         raise ArtefactInvalid(
             f"{what} gives {alike.mean():.1%} of {len(alike)} golden images the label that would serve: "
