@@ -1,4 +1,7 @@
-"""Steps of a full run: what the feed costs, against the same steps on one batch that lies in memory."""
+"""Steps of a full run: what the feed costs, against the same steps on one batch that lies in memory.
+
+And what folding the frozen norms saves, against slopes through the net as it is.
+"""
 
 import json
 import subprocess
@@ -63,6 +66,7 @@ def run_steps(cells: int, steps: int, turns: int) -> dict[str, Any]:
             waits.append(waited / seconds)
             seconds, _ = _take_steps(learner, _repeat(still), steps)
             bare.append(recipe.batch_size * steps / seconds)
+        peak_mb = read_memory_mb(peak=True)  # of the run's own steps
         return {
             "backbone": described.name,
             "input_size": described.input_size,
@@ -74,8 +78,42 @@ def run_steps(cells: int, steps: int, turns: int) -> dict[str, Any]:
             "target_input_wait": TARGET_INPUT_WAIT,
             "met": median(waits) < TARGET_INPUT_WAIT,
             "decoded_per_second": round(len(labels) / decoded_s, 1),
-            "peak_memory_mb": read_memory_mb(peak=True),
+            "peak_memory_mb": peak_mb,
+            "folded_to_plain_seconds": _compare_norms(model, still[0], turns),
         }
+
+
+def _compare_norms(model: Any, images: Any, turns: int) -> float:
+    """The median, over turns, of the seconds of all slopes through folded norms, to those without."""
+    import tensorflow as tf
+
+    from backtalk.learn.folding import fold_norms
+
+    values = [variable.value for variable in model.trainable_variables]
+
+    def make(net: Any) -> Any:
+        @tf.function
+        def find_slopes() -> Any:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(net(images, training=False))
+            return tape.gradient(loss, values)
+
+        find_slopes()  # traced
+        return find_slopes
+
+    sides = make(fold_norms(model)), make(model)
+    ratios = []
+    for _ in range(turns):
+        folded, plain = (_time(side) for side in sides)
+        ratios.append(folded / plain)
+    return round(median(ratios), 3)
+
+
+def _time(find_slopes: Any) -> float:
+    began = time.monotonic()
+    for _ in range(3):
+        find_slopes()[-1].numpy()
+    return time.monotonic() - began
 
 
 def _map_cells(folder: Path, count: int, size: int) -> tuple[Any, Any, float]:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from backtalk.learn.checkpoints import Arrays
 from backtalk.learn.flow import tf
+from backtalk.learn.folding import fold_norms
 from backtalk.recipes import Recipe
 
 
@@ -17,7 +18,7 @@ class Learner:
         """`weights` (C, D) and `bias` (C,): the head that was fitted first."""
         import keras
 
-        self.model = model
+        self._net = fold_norms(model)
         self._smoothing = recipe.label_smoothing
         self._kernel = keras.Variable(weights.T, name="head_kernel")
         self._bias = keras.Variable(bias, name="head_bias")
@@ -28,7 +29,7 @@ class Learner:
         images = tf.TensorSpec([None, size, size, 3], tf.uint8)
         floats = tf.TensorSpec([None, weights.shape[0]], tf.float32), tf.TensorSpec([None], tf.float32)
         self._step = tf.function(self._learn, input_signature=[images, *floats])
-        self._embed = tf.function(lambda x: self.model(x, training=False), input_signature=[images])
+        self._embed = tf.function(lambda x: self._net(x, training=False), input_signature=[images])
 
     def learn(self, images: Any, targets: Any, weights: Any, rate: float) -> float:
         """One step at this learning rate; the loss before it, NaN where it went astray."""
@@ -39,7 +40,7 @@ class Learner:
         classes = tf.cast(tf.shape(targets)[1], tf.float32)
         soft = targets * (1 - self._smoothing) + self._smoothing / classes
         with tf.GradientTape() as tape:
-            embedding = self.model(images, training=False)
+            embedding = self._net(images, training=False)
             logits = tf.linalg.matmul(embedding, self._kernel.value) + self._bias.value
             losses = tf.nn.softmax_cross_entropy_with_logits(soft, logits)
             loss = tf.reduce_mean(losses * weights)
