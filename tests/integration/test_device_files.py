@@ -1,249 +1,37 @@
-"""Versions as single files for devices: made once, checked, and run by nothing of Backtalk's."""
+"""Files for devices as one asks for them: promised, made once by a worker, sent to whoever asks again."""
 
 import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select, update
 from werkzeug.serving import make_server
-from werkzeug.test import TestResponse
 
-from backtalk import devicebuild, devicecheck, devicefiles, failpoints, upkeep
+from backtalk import devicecheck, devicefiles, failpoints, upkeep
 from backtalk.cli import main
 from backtalk.client import Client, Problem, Unreachable
-from backtalk.devicecheck import check_file, read_labels
-from backtalk.errors import ArtefactInvalid
-from backtalk.golden import read_golden, write_golden
-from backtalk.heads import Head
-from backtalk.images import decode, to_input
-from backtalk.runtime import Backbone
 from backtalk.states import DeviceForm, Scope, VersionState
-from backtalk.system import System
 from backtalk.tables import AuditEntry, DeviceFile, OutboxEvent, Version
-from backtalk.tables import Backbone as BackboneRow
 from demo.stack import Stack
 from tests import showroom
 from tests.acceptance.digits import Digits
 from tests.clients import Api, assert_problem
+from tests.device_files import GOLDEN, ask, path_of, run_outside, work
+from tests.device_files import animals as animals  # noqa: PLC0414
+from tests.device_files import integer_folder as integer_folder  # noqa: PLC0414
+from tests.device_files import small_animals as small_animals  # noqa: PLC0414
+from tests.device_files import write as write  # noqa: PLC0414
+from tests.device_files import write_here as write_here  # noqa: PLC0414
 from tests.integration.test_pages_sign_in import sign_in
-from tests.served import LABELS, make_jpeg, make_served_model
-
-DOCS = Path(__file__).parents[2] / "docs" / "devices.md"
-GOLDEN = 24
-FLOAT_FORMS = (DeviceForm.FLOAT32, DeviceForm.FLOAT16, DeviceForm.DYNAMIC)
-Write = Callable[..., Path]
-
-
-def path_of(form: str, number: int = 1) -> str:
-    return f"/v1/models/animals/versions/{number}/files/{form}"
-
-
-def ask(api: Api, form: str, number: int = 1, **values: Any) -> TestResponse:
-    """The answer, read to its end and closed, as servers do."""
-    return api.get(path_of(form, number), buffered=True, **values)
-
-
-def add_golden(system: System) -> None:
-    pictures = [make_jpeg(seed) for seed in range(GOLDEN)]
-    inputs = np.stack([to_input(decode(one).pixels, 32) for one in pictures])
-    write_golden(system.versions.golden_path("animals"), inputs, pictures)
-
-
-@pytest.fixture(scope="module")
-def integer_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    """The tiny backbone in 8-bit integers."""
-    backbones = pytest.importorskip("backtalk.learn.backbones")
-    store = tmp_path_factory.mktemp("integer")
-    images = [to_input(decode(make_jpeg(seed)).pixels, 32) for seed in range(100, 140)]
-    made = backbones.put_quantised(store, tiny_folder, images)
-    return store / "_backbones" / str(made.digest)
-
-
-@pytest.fixture
-def animals(api: Api, tiny_folder: Path) -> Api:
-    make_served_model(api.system, tiny_folder)
-    add_golden(api.system)
-    return api
-
-
-@pytest.fixture
-def small_animals(api: Api, integer_folder: Path, tiny_folder: Path) -> Api:
-    """The same with an 8-bit backbone."""
-    make_served_model(api.system, integer_folder)
-    with api.system.db.transaction() as session:
-        session.get_one(BackboneRow, integer_folder.name).quantised_from = tiny_folder.name
-    add_golden(api.system)
-    return api
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Writes a file in this process, which has TensorFlow loaded: a trainer takes five seconds to start."""
-    wholemodel = pytest.importorskip("backtalk.learn.wholemodel")
-
-    def do(system: System, form: DeviceForm, number: int = 1) -> Path:
-        target = tmp_path / f"{form}.tflite"
-        command = {
-            "head": str(system.versions.root / "animals" / str(number) / "head.npz"),
-            "store": str(system.versions.root),
-            "golden": str(system.versions.golden_path("animals")),
-            "form": str(form),
-            "target": str(target),
-            "name": "animals",
-            "version": str(number),
-            "text": "Cats, dogs and owls.",
-            "author": "Ada",
-            "licence": "CC0-1.0",
-        }
-        assert wholemodel.write_whole_model(command) == {"byte_size": target.stat().st_size}
-        return target
-
-    return do
-
-
-@pytest.fixture
-def write_here(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in the place of the trainer."""
-    wholemodel = pytest.importorskip("backtalk.learn.wholemodel")
-
-    class Here:
-        @classmethod
-        def start(cls) -> "Here":
-            return cls()
-
-        def call(self, command: dict[str, Any], **_: Any) -> dict[str, Any]:
-            return wholemodel.write_whole_model(command)
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(devicebuild, "Trainer", Here)
-
-
-def work(system: System) -> int:
-    """What relay and worker do with the doorbells that were not rung; how many there were."""
-    with system.db.transaction() as session:
-        rows = session.scalars(select(OutboxEvent).where(OutboxEvent.published_at.is_(None))).all()
-        asked = [row.payload["device_file_id"] for row in rows if row.event == "DeviceFileAsked"]
-        for row in rows:
-            row.published_at = func.now()
-    for number in asked:
-        devicefiles.make_file(system, int(str(number)), lambda: False)
-    return len(asked)
-
-
-# --- outside of Backtalk -----------------------------------------------------------------------
-def run_outside(folder: Path, model: Path, picture: bytes) -> tuple[str, np.ndarray]:
-    """The lines of docs/devices.md in a fresh Python that knows nothing of Backtalk."""
-    (code,) = re.findall(r"```python\n(import sys, zipfile.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
-    guard = 'assert not any(name.split(".")[0] in ("backtalk", "tensorflow") for name in sys.modules)\n'
-    (folder / "run.py").write_text(code + guard, encoding="utf-8")
-    (folder / "photo.jpg").write_bytes(picture)
-    command = [sys.executable, "-I", "run.py", model, "photo.jpg"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    label, *scores = done.stdout.split()
-    return label, np.array(scores, float)
-
-
-@pytest.mark.parametrize("form", DeviceForm)
-def test_each_form_runs_outside_of_backtalk_and_says_what_the_api_says(
-    form: DeviceForm, request: pytest.FixtureRequest, write: Write, tmp_path: Path
-) -> None:
-    api: Api = request.getfixturevalue("small_animals" if form is DeviceForm.INT8 else "animals")
-    file = write(api.system, form)
-    picture = make_jpeg(501, (90, 70))
-    answer = api.post("/v1/models/animals:predict", data=picture, content_type="image/jpeg")
-    (said,) = answer.get_json()["predictions"]
-    label, scores = run_outside(tmp_path, file, picture)
-    assert label == said["label"]
-    assert np.abs(scores - said["scores"]).max() < (1e-3 if form is DeviceForm.FLOAT32 else 0.05)
-
-
-@pytest.mark.parametrize("form", [*FLOAT_FORMS, DeviceForm.INT8])
-def test_each_form_agrees_with_what_serves_on_the_golden_images(
-    form: DeviceForm, request: pytest.FixtureRequest, write: Write
-) -> None:
-    api: Api = request.getfixturevalue("small_animals" if form is DeviceForm.INT8 else "animals")
-    head = Head.load(api.system.versions.root / "animals" / "1" / "head.npz")
-    backbone = Backbone(api.system.versions.backbone_dir(head.backbone_digest), 1)
-    golden = read_golden(api.system.versions.golden_path("animals"))
-    found = check_file(write(api.system, form), form, head, backbone, golden)
-    assert found["n"] == GOLDEN
-    assert found["same_label"] >= 0.95
-    assert found["max_abs_diff"] < (1e-3 if form is DeviceForm.FLOAT32 else 0.1)
-
-
-def test_smaller_forms_are_smaller_and_the_integer_one_knows_no_float(
-    animals: Api, write: Write, integer_folder: Path, tiny_folder: Path
-) -> None:
-    sizes = [write(animals.system, form).stat().st_size for form in FLOAT_FORMS]
-    assert sizes == sorted(sizes, reverse=True)
-    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-    integers = pytest.importorskip("backtalk.learn.integers")
-    head = Head(
-        np.ones((3, 16), np.float32), np.zeros(3, np.float32), 1.0, LABELS, integer_folder.name
-    )  # only its shape counts here
-    backbone = (integer_folder / "backbone.tflite").read_bytes()
-    joined = integers.join_integer_head(backbone, head, np.ones((2, 3), np.float32))
-    graph = schema.ModelT.InitFromPackedBuf(joined, 0).subgraphs[0]
-    used = {int(n) for operator in graph.operators for n in [*operator.inputs, *operator.outputs]}
-    floats = [graph.tensors[n].name for n in used if graph.tensors[n].type == schema.TensorType.FLOAT32]
-    assert floats == []
-    with pytest.raises(ArtefactInvalid, match="does not begin"):
-        integers.join_integer_head((tiny_folder / "backbone.tflite").read_bytes(), head, np.ones((2, 3)))
-
-
-def find_misaligned(data: bytes) -> list[int]:
-    """Buffers of weights that do not begin at a multiple of 16 bytes, as the schema wants them to."""
-    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-    model = schema.Model.GetRootAs(data, 0)
-    start = np.frombuffer(data, np.uint8).ctypes.data
-    buffers = [model.Buffers(number) for number in range(model.BuffersLength())]
-    return [n for n, one in enumerate(buffers) if one.DataLength() and _offset(one, start) % 16]
-
-
-def _offset(buffer: Any, start: int) -> int:
-    return int(buffer.DataAsNumpy().ctypes.data) - start
-
-
-def test_the_file_tells_its_labels_and_what_it_is_by_the_published_convention(
-    animals: Api, write: Write
-) -> None:
-    file = write(animals.system, DeviceForm.FLOAT32)
-    with zipfile.ZipFile(file) as archive:
-        assert archive.namelist() == ["labels.txt"]
-        assert archive.testzip() is None
-    assert read_labels(file) == LABELS
-    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-    model = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
-    (entry,) = [one for one in model.metadata if one.name == b"TFLITE_METADATA"]
-    metadata = model.buffers[entry.buffer].data.tobytes()
-    assert metadata[4:8] == b"M001"
-    for word in (b"animals", b"Cats, dogs and owls.", b"Ada", b"CC0-1.0", b"labels.txt", b"scores"):
-        assert word in metadata
-    (signature,) = model.signatureDefs
-    assert [one.name for one in (*signature.inputs, *signature.outputs)] == [b"image", b"scores"]
-    first = file.read_bytes()
-    assert find_misaligned(first) == []
-    file.unlink()
-    assert write(animals.system, DeviceForm.FLOAT32).read_bytes() == first  # the same version, the same bytes
-    file.write_bytes(first[:-40])
-    with pytest.raises(ArtefactInvalid, match="no labels"):
-        read_labels(file)
 
 
 # --- over the API ------------------------------------------------------------------------------
