@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from backtalk.errors import ArtefactInvalid, BacktalkError, InvalidInput, OutOfRoom
-from backtalk.golden import Golden, find_alike
+from backtalk.golden import Golden, are_too_few, find_alike
 from backtalk.heads import Head
 from backtalk.runtime import Backbone
 from backtalk.states import DeviceForm
@@ -23,7 +23,7 @@ LABELS = "labels.txt"  # in the zip at the end of each file: see `backtalk.learn
 class Bound:
     """What a form must keep to on the golden images."""
 
-    same_label: float  # smallest share with the label that serves
+    same_label: float  # share of all images with the label that serves: golden ones must not speak against it
     narrow: float  # where the two best scores that serve are closer than this, either label counts as alike
     difference: float | None  # largest of a score; None where steps of 8 or 16 bits add up as they may
 
@@ -84,11 +84,12 @@ def check_file(
 
 def _compare(form: DeviceForm, found: NDArray[np.float32], expected: NDArray[np.float32]) -> dict[str, Any]:
     bound = BOUNDS[form]
-    share = float(find_alike(found, expected, bound.narrow).mean())
-    if share < bound.same_label:
+    alike = find_alike(found, expected, bound.narrow)
+    share = float(alike.mean())
+    if are_too_few(alike, bound.same_label):
         raise ArtefactInvalid(
             f"In the form {form} this version gives {share:.1%} of {len(found)} golden images the label that "
-            f"it gives here, and {bound.same_label:.0%} is needed, so there is no such file of it."
+            f"it gives here: too few for {bound.same_label:.0%} of all, so there is no such file of it."
         )
     difference = float(np.abs(found - expected).max())
     if bound.difference is not None and difference > bound.difference:

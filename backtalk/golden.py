@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from backtalk.errors import ArtefactInvalid
 from backtalk.images import MAX_STORED_PIXELS, decode, to_input
+from backtalk.intervals import clopper_pearson_upper
 from backtalk.sums import write_atomically
+
+CONFIDENCE = 0.95  # that too few are alike, before a version or a file is refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +80,11 @@ def find_alike(found: NDArray[np.float32], expected: NDArray[np.float32], narrow
     tie = best[:, -1] - best[:, -2] < narrow if expected.shape[1] > 1 else np.ones(len(expected), np.bool_)
     alike: NDArray[np.bool_] = (found.argmax(axis=1) == expected.argmax(axis=1)) | tie
     return alike
+
+
+def are_too_few(alike: NDArray[np.bool_], fewest: float) -> bool:
+    """Whether so many alike (N,) speak against a share of `fewest` of all images (Clopper-Pearson).
+
+    Of 32 golden images two are 6 %: a plain share of them would refuse what is sound.
+    """
+    return bool(clopper_pearson_upper(alike.sum(), len(alike), CONFIDENCE) < fewest)

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtalk.errors import ArtefactInvalid
-from backtalk.golden import Golden, find_alike, read_golden
+from backtalk.golden import Golden, are_too_few, find_alike, read_golden
 from backtalk.heads import Head
-from backtalk.intervals import clopper_pearson_upper
 from backtalk.learn.export import CARD, HEAD, LABELS
 from backtalk.learn.flow import tf
 from backtalk.learn.pixels import can_decode
@@ -40,7 +39,6 @@ LARGEST_DIFFERENCE = 1e-3
 NARROW = 2 * LARGEST_DIFFERENCE  # where the two best scores are this close, either may win
 NARROW_FROM_BYTES = 0.05  # the same where TensorFlow decoded: its pixels differ in their last bits
 FEWEST_SAME_LABEL = 0.95  # share of images that two ways to an answer, not alike by nature, must answer alike
-CONFIDENCE = 0.95  # that it is less, before a version is refused: few golden images say little
 BATCH = 8  # images: on two cores as fast as more, in a third of the memory
 
 Answers = dict[str, NDArray[np.float32]]
@@ -189,7 +187,7 @@ def _share_alike(what: str, found: NDArray[np.float32], expected: NDArray[np.flo
         ArtefactInvalid: so few that they cannot well be `FEWEST_SAME_LABEL` of all images (Clopper-Pearson).
     """
     alike = find_alike(found, expected, NARROW_FROM_BYTES)
-    if clopper_pearson_upper(alike.sum(), len(alike), CONFIDENCE) < FEWEST_SAME_LABEL:
+    if are_too_few(alike, FEWEST_SAME_LABEL):
         raise ArtefactInvalid(
             f"{what} gives {alike.mean():.1%} of {len(alike)} golden images the label that would serve: "
             f"too few for {FEWEST_SAME_LABEL:.0%} of all images."
