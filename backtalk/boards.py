@@ -3,6 +3,7 @@
 import shutil
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 from uuid import UUID
 
 from backtalk.system import System
@@ -18,6 +19,12 @@ def name_board(model: str, kind: str, run_id: UUID, created_at: datetime) -> str
 def find_board(system: System, name: str) -> Path | None:
     """The folder to write to; none where TensorBoard is switched off."""
     return system.settings.boards_path / name if system.settings.tensorboard else None
+
+
+def link_board(system: System, name: str) -> str | None:
+    """The page that shows this run alone, while `backtalk tensorboard` runs; none where it is off."""
+    base = system.settings.tensorboard_url.rstrip("/")
+    return f"{base}/?runFilter={quote(name, safe='')}#timeseries" if system.settings.tensorboard else None
 
 
 def prune_boards(system: System) -> None:

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     author: str | None = Field(None, max_length=200, description="Whom files for devices name as author.")
     licence: str | None = Field(None, max_length=2000, description="Which licence files for devices name.")
     tensorboard: bool = Field(True, description="Write TensorBoard logs of every run, in the home.")
+    tensorboard_url: str = Field(
+        "http://127.0.0.1:6006",
+        pattern=r"^https?://[^\s?#]+$",
+        description="Where people reach `backtalk tensorboard`: the page of a run links to it.",
+    )
     mlflow: bool = Field(False, description="Record runs in MLflow; MLFLOW_TRACKING_URI says where.")
     log_level: str = "INFO"
 

@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from backtalk import catalogue
+from backtalk.boards import link_board, name_board
 from backtalk.states import ACTIVE_RUN_STATES, RunKind, RunState
 from backtalk.tables import GateCheck, Model, Run
 from services.backend import get_backend
@@ -59,6 +60,7 @@ def _draw_run(session: Session, model: Model, record: catalogue.RunRecord) -> st
         after=run.version,
         snapshot=_tabulate(snapshot.counts) if snapshot else None,
         facts=_list_facts(session, model, run),
+        board=_find_board(model, run),
         steps=_list_steps(run),
         fraction=run.progress.get("fraction"),
         standing=say.list_standing(run),
@@ -115,6 +117,13 @@ def _tabulate(counts: dict[str, Any]) -> list[tuple[str, list[tuple[str, int]]]]
             (_("Without a label"), [(_("answers that nobody complained about"), counts["stay_right"])])
         )
     return groups
+
+
+def _find_board(model: Model, run: Run) -> str | None:
+    """Its curves in TensorBoard; none before it has begun."""
+    if run.state == RunState.QUEUED:
+        return None
+    return link_board(get_backend().system, name_board(model.name, run.kind, run.id, run.created_at))
 
 
 def _list_facts(session: Session, model: Model, run: Run) -> list[tuple[str, str]]:

@@ -99,6 +99,21 @@ def test_the_logs_of_the_newest_runs_are_kept(settings: Settings, monkeypatch: p
     system.close()
 
 
+def test_a_link_leads_to_where_people_reach_the_pages_unless_they_are_switched_off(
+    settings: Settings,
+) -> None:
+    def link(**changes: Any) -> str | None:
+        system = bootstrap.build(settings.model_copy(update=changes))
+        try:
+            return boards.link_board(system, "m/20260101-000000-head-aaaaaa")
+        finally:
+            system.close()
+
+    found = link(tensorboard_url="https://boards.example/tb/")
+    assert found == "https://boards.example/tb/?runFilter=m%2F20260101-000000-head-aaaaaa#timeseries"
+    assert link(tensorboard=False) is None
+
+
 @pytest.mark.slow
 def test_the_command_serves_the_logs(tmp_path: Path, tiny_folder: Path) -> None:
     bench = Bench.set_up(tmp_path / "store", tiny_folder)

@@ -2,12 +2,14 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import select
 
 from backtalk import ledger
+from backtalk.boards import name_board
 from backtalk.states import RunKind, RunState
 from backtalk.system import System
 from backtalk.tables import Model, Run, TriggerCheck
@@ -104,6 +106,20 @@ def test_a_run_that_goes_on_asks_for_itself_until_it_ends(client, system):
     ended = client.get(address[1])
     assert ended.status_code == 200
     assert "hx-get" not in ended.text
+
+
+def test_a_run_that_has_begun_links_to_its_own_curves(client, system):
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        waiting = factories.make_run(session, model, state=RunState.QUEUED)
+    assert "runFilter" not in client.get(f"/models/cells/runs/{waiting.id}").text
+    with system.db.transaction() as session:
+        session.get_one(Run, waiting.id).state = RunState.TRAINING
+    page = client.get(f"/models/cells/runs/{waiting.id}").text
+    (link,) = re.findall(r'href="http://127\.0\.0\.1:6006/\?runFilter=([^"#]+)#timeseries"', page)
+    board = name_board("cells", waiting.kind, waiting.id, waiting.created_at)
+    assert unquote(link) == board
+    assert "backtalk tensorboard" in page
 
 
 def test_a_full_run_says_how_its_training_stands(client, system):
