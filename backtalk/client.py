@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 __all__ = [
@@ -44,8 +44,7 @@ __all__ = [
 LONGEST_WAIT_S = 30.0  # between two tries, whatever Retry-After says
 _FIRST_WAIT_S = 0.2
 _PAGE = 200
-_FLATBUFFER = b"TFL3"  # in every LiteRT file, four bytes from its beginning
-_AGAIN_S = 2.0
+_BEING_MADE = 202
 
 Picture = bytes | str | PathLike[str]
 Shape = TypeVar("Shape", bound="_Shape")
@@ -317,7 +316,7 @@ class Client:
 
     def picture(self, of: Item | Decision) -> bytes:
         """The picture, re-encoded as JPEG of at most 1,024 pixels a side."""
-        return self._send("GET", of.image_url, None, {}, repeatable=True)
+        return self._send("GET", of.image_url, None, {}, repeatable=True).data
 
     def decisions(self, model: str) -> Iterator[Decision]:
         """Predictions of which somebody decided what is right, newest first."""
@@ -345,12 +344,13 @@ class Client:
         path = f"/v1/models/{_part(model)}/versions/{int(version)}/files/{_part(form)}"
         until = time.monotonic() + wait_s
         while True:
-            data = self._send("GET", path, None, {}, repeatable=True)
-            if data[4:8] == _FLATBUFFER:  # else it is JSON, which says that it is being made
-                return data
-            if time.monotonic() + _AGAIN_S > until:
+            answer = self._send("GET", path, None, {}, repeatable=True)
+            if answer.status != _BEING_MADE:
+                return answer.data
+            pause_s = min(answer.retry_after_s or _FIRST_WAIT_S, LONGEST_WAIT_S)
+            if time.monotonic() + pause_s > until:
                 raise Unreachable(f"{form} of version {version} was not made within {wait_s:g} s")
-            time.sleep(_AGAIN_S)
+            time.sleep(pause_s)
 
     def promote(self, model: str, version: int) -> Change:
         """Make a version live."""
@@ -425,13 +425,14 @@ class Client:
         *,
         repeatable: bool = True,
     ) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._send(method, path, body, headers or {}, repeatable))
+        sent = self._send(method, path, body, headers or {}, repeatable)
+        answer: dict[str, Any] = json.loads(sent.data)
         return answer
 
     def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], repeatable: bool
-    ) -> bytes:
-        """The body of the answer, after as many tries as it takes and as there may be."""
+    ) -> "_Answer":
+        """The answer, after as many tries as it takes and as there may be."""
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
             wait_s = _FIRST_WAIT_S * 2**attempt * random.uniform(0.75, 1.25)
@@ -450,7 +451,7 @@ class Client:
 
     def _try_once(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], repeatable: bool
-    ) -> bytes:
+    ) -> "_Answer":
         if not repeatable:
             self.close()  # a connection that was kept may be dead, and only sending would tell
         connection = self._connect()
@@ -464,7 +465,7 @@ class Client:
             where = f"{self._parts.scheme}://{self._parts.netloc}"
             raise Unreachable(f"{method} {path}: no answer from {where}: {error}") from error
         if response.status < 300:
-            return data
+            return _Answer(response.status, data, _read_wait(response))
         raise _read_problem(response, data)
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -479,6 +480,12 @@ class Client:
                 connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
             self._own.connection = connection
         return connection
+
+
+class _Answer(NamedTuple):
+    status: int
+    data: bytes
+    retry_after_s: float | None
 
 
 def _may_pass(problem: Problem, repeatable: bool) -> bool:
@@ -497,11 +504,15 @@ def _read_problem(response: http.client.HTTPResponse, data: bytes) -> Problem:
         members = {}
     if not isinstance(members, dict) or "detail" not in members:  # a proxy in between speaks for itself
         members = {"title": response.reason, "detail": data[:200].decode("utf-8", "replace")}
+    return Problem(response.status, members, _read_wait(response))
+
+
+def _read_wait(response: http.client.HTTPResponse) -> float | None:
+    """Seconds after which to ask again; none where the answer says nothing, or a date."""
     try:
-        retry_after_s = float(response.headers.get("Retry-After", ""))
+        return float(response.headers.get("Retry-After", ""))
     except ValueError:
-        retry_after_s = None
-    return Problem(response.status, members, retry_after_s)
+        return None
 
 
 def _read(image: Picture) -> bytes:

@@ -14,7 +14,7 @@ from services.api.intake import answer
 from services.api.shapes import Answer, VersionPath, name_operation, problems
 from services.backend import get_backend
 
-RETRY_AFTER_S = 5
+RETRY_AFTER_S = 2
 BUSY = "Other downloads are going on; try again in a moment."
 
 blueprint = APIBlueprint(
