@@ -86,12 +86,6 @@ class Recipe(_Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Decoupled; not on biases and norms.")
     clip_norm: float | None = Field(1.0, gt=0, description="Largest norm of all gradients together.")
-    averaging: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Of the weights, over steps: how much of the average each keeps; 0 is off.",
-    )
     warmup_epochs: float = Field(1.0, ge=0, le=100)
     patience: int = Field(4, ge=0, description="Epochs without progress before it stops; 0 never stops.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)

@@ -38,9 +38,7 @@ def measure_full(cells: int = CELLS, steps: int = STEPS, turns: int = TURNS) -> 
 def run_steps(cells: int, steps: int, turns: int) -> dict[str, Any]:
     """All layers of Lite0 learn solar cells as recipe `surfaces` says; the two sides take turns."""
     from backtalk.learn.backbones import load_model, prepare_backbone
-    from backtalk.learn.feed import Feed, Rows
     from backtalk.learn.learner import Learner
-    from backtalk.learn.memory import read_memory_mb
     from backtalk.recipes import load_recipe
 
     recipe = load_recipe("surfaces", None)
@@ -48,39 +46,57 @@ def run_steps(cells: int, steps: int, turns: int) -> dict[str, Any]:
         store = Path(folder) / "store"
         prepared = prepare_backbone(BACKBONE, store, None, None)
         model, described = load_model(store / "_backbones" / prepared.digest)
-        pixels, labels, decoded_s = _map_cells(Path(folder), cells, described.input_size)
-        targets = np.eye(2, dtype=np.float32)[labels]
-        known, even = np.zeros(len(labels), np.bool_), np.ones(len(labels), np.float32)
-        rows = Rows(np.arange(len(labels), dtype=np.int64), targets, even, known)
-        feed = Feed(pixels, rows, recipe, seed=0, threads=THREADS)
+        feed, decoded_per_second = _make_feed(Path(folder), recipe, cells, described.input_size)
         blank = np.zeros((2, model.output_shape[-1]), np.float32), np.zeros(2, np.float32)
-        learner = Learner(model, *blank, recipe)
         batches = _endless(feed)
         still = next(batches)
-        for _ in range(2):  # traced and warm
-            learner.learn(*still, 0.0)
-        fed, bare, waits = [], [], []
-        for _ in range(turns):
-            seconds, waited = _take_steps(learner, batches, steps)
-            fed.append(recipe.batch_size * steps / seconds)
-            waits.append(waited / seconds)
-            seconds, _ = _take_steps(learner, _repeat(still), steps)
-            bare.append(recipe.batch_size * steps / seconds)
-        peak_mb = read_memory_mb(peak=True)  # of the run's own steps
+        measured = _compare_feeds(Learner(model, *blank, recipe), batches, still, steps, turns)
         return {
             "backbone": described.name,
             "input_size": described.input_size,
             "batch_size": recipe.batch_size,
-            "images_per_second": round(median(fed), 1),
-            "without_feed_per_second": round(median(bare), 1),
-            "to_without_feed": round(median(a / b for a, b in zip(fed, bare, strict=True)), 3),
-            "input_wait": round(median(waits), 4),
-            "target_input_wait": TARGET_INPUT_WAIT,
-            "met": median(waits) < TARGET_INPUT_WAIT,
-            "decoded_per_second": round(len(labels) / decoded_s, 1),
-            "peak_memory_mb": peak_mb,
+            **measured,
+            "decoded_per_second": decoded_per_second,
             "folded_to_plain_seconds": _compare_norms(model, still[0], turns),
         }
+
+
+def _make_feed(folder: Path, recipe: Any, cells: int, size: int) -> tuple[Any, float]:
+    """A feed of so many cells, and how many of them were decoded a second."""
+    from backtalk.learn.feed import Feed, Rows
+
+    pixels, labels, seconds = _map_cells(folder, cells, size)
+    targets = np.eye(2, dtype=np.float32)[labels]
+    known, even = np.zeros(len(labels), np.bool_), np.ones(len(labels), np.float32)
+    rows = Rows(np.arange(len(labels), dtype=np.int64), targets, even, known)
+    return Feed(pixels, rows, recipe, seed=0, threads=THREADS), round(len(labels) / seconds, 1)
+
+
+def _compare_feeds(
+    learner: Any, batches: Iterator[Any], still: Any, steps: int, turns: int
+) -> dict[str, Any]:
+    """Steps on what the feed brings, in turn with steps on the one batch `still`; memory of both."""
+    from backtalk.learn.memory import read_memory_mb
+
+    for _ in range(2):  # traced and warm
+        learner.learn(*still, 0.0)
+    images = len(still[0]) * steps
+    fed, bare, waits = [], [], []
+    for _ in range(turns):
+        seconds, waited = _take_steps(learner, batches, steps)
+        fed.append(images / seconds)
+        waits.append(waited / seconds)
+        seconds, _ = _take_steps(learner, _repeat(still), steps)
+        bare.append(images / seconds)
+    return {
+        "images_per_second": round(median(fed), 1),
+        "without_feed_per_second": round(median(bare), 1),
+        "to_without_feed": round(median(a / b for a, b in zip(fed, bare, strict=True)), 3),
+        "input_wait": round(median(waits), 4),
+        "target_input_wait": TARGET_INPUT_WAIT,
+        "met": median(waits) < TARGET_INPUT_WAIT,
+        "peak_memory_mb": read_memory_mb(peak=True),
+    }
 
 
 def _compare_norms(model: Any, images: Any, turns: int) -> float:

@@ -17,7 +17,6 @@ RECIPE = {
     "epochs": 3,
     "batch_size": 16,
     "learning_rate": 0.01,
-    "averaging": 0.7,
     "patience": 0,
     "checkpoint_s": 0,
     "mixup": 0.2,

@@ -238,23 +238,18 @@ class _Tuning:
         told: dict[str, Any] = {"epoch": standing.epoch}
         rows, truth = self._validation
         if len(rows) >= FEWEST_VALIDATION:
-            with self._learner.averaged():
-                told |= self._validate(rows, truth)
+            batches = plain_batches(self._shared, rows, self._recipe.batch_size)
+            values = np.concatenate([self._learner.logits(batch) for batch in batches])
+            loss = float(log_losses(values, truth).mean())
+            told |= {"log_loss": round(loss, 5), "accuracy": float((values.argmax(axis=1) == truth).mean())}
+            if standing.best_loss is None or loss < standing.best_loss:
+                standing.best_loss, standing.best_epoch, standing.bad_epochs = loss, standing.epoch, 0
+                self._best = self._learner.weights()
+            else:
+                standing.bad_epochs += 1
         standing.history.append(told)
         scalars = {f"validation/{name}": told.get(name) for name in ("log_loss", "accuracy")}
         self._board.scalars(scalars, standing.step)
-
-    def _validate(self, rows: NDArray[np.int64], truth: NDArray[np.int32]) -> dict[str, float]:
-        standing = self._standing
-        batches = plain_batches(self._shared, rows, self._recipe.batch_size)
-        values = np.concatenate([self._learner.logits(batch) for batch in batches])
-        loss = float(log_losses(values, truth).mean())
-        if standing.best_loss is None or loss < standing.best_loss:
-            standing.best_loss, standing.best_epoch, standing.bad_epochs = loss, standing.epoch, 0
-            self._best = self._learner.weights()
-        else:
-            standing.bad_epochs += 1
-        return {"log_loss": round(loss, 5), "accuracy": float((values.argmax(axis=1) == truth).mean())}
 
     def _save(self) -> None:
         best = {f"best/{name}": array for name, array in self._best.items()}
@@ -272,8 +267,6 @@ class _Tuning:
         self._board.close()
         if self._best:
             self._learner.restore(self._best)
-        else:
-            self._learner.settle()
 
     def _describe(self, seconds: float) -> dict[str, Any]:
         spent = self._waited_s + self._worked_s

@@ -1,7 +1,5 @@
 """A backbone with a head on it as something that learns: forward, backward, update, and its whole state."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,24 +63,9 @@ class Learner:
         return {f"learned/{i:04d}": np.array(v.numpy()) for i, v in enumerate(self._learned)}
 
     def state(self) -> Arrays:
-        """Weights, and the optimiser's own numbers, its step and averages of the weights among them."""
+        """Weights, and the optimiser's own numbers, its step among them."""
         optimizer = enumerate(self._optimizer.variables)
         return self.weights() | {f"optimizer/{i:04d}": np.array(v.numpy()) for i, v in optimizer}
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Answer, and be copied, with the averages of the weights, where the recipe keeps any."""
-        if not self._optimizer.use_ema:
-            yield
-            return
-        before = self.weights()
-        self.settle()
-        yield
-        self.restore(before)
-
-    def settle(self) -> None:
-        """Put the averages in the place of the weights: learning has ended."""
-        self._optimizer.finalize_variable_values(self._learned)
 
     def restore(self, arrays: Arrays) -> None:
         """Take over what `weights` or `state` gave."""
@@ -104,8 +87,6 @@ def _make_optimizer(recipe: Recipe) -> Any:
     import keras
 
     common = {"learning_rate": recipe.learning_rate, "global_clipnorm": recipe.clip_norm}
-    if recipe.averaging:
-        common |= {"use_ema": True, "ema_momentum": recipe.averaging}
     decay = recipe.weight_decay or None
     if recipe.optimizer == "sgd":
         made = keras.optimizers.SGD(momentum=recipe.momentum, nesterov=True, weight_decay=decay, **common)

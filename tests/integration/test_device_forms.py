@@ -19,7 +19,6 @@ from tests.device_files import animals as animals  # noqa: PLC0414
 from tests.device_files import integer_folder as integer_folder  # noqa: PLC0414
 from tests.device_files import small_animals as small_animals  # noqa: PLC0414
 from tests.device_files import write as write  # noqa: PLC0414
-from tests.device_files import write_here as write_here  # noqa: PLC0414
 from tests.served import LABELS, make_jpeg
 
 FLOAT_FORMS = (DeviceForm.FLOAT32, DeviceForm.FLOAT16, DeviceForm.DYNAMIC)
