@@ -1,5 +1,6 @@
 """The real server does what its OpenAPI document says, and nothing else: with Redis, and without."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse
@@ -47,6 +48,15 @@ def ask(server: Gunicorn, token: str, picture: bytes) -> HTTPResponse:
     return server.ask("POST", "/v1/models/animals:predict", body=picture, headers=headers)
 
 
+def delete_image_of(server: Gunicorn, token: str, predicted: HTTPResponse) -> HTTPResponse:
+    """A deletion that finds its image: among calls made by chance there may be none."""
+    prediction = json.loads(predicted.body)["predictions"][0]["id"]  # type: ignore[attr-defined]
+    headers = {"Authorization": f"Bearer {token}"}
+    record = server.ask("GET", f"/v1/predictions/{prediction}", headers=headers)
+    image = json.loads(record.body)["image"]  # type: ignore[attr-defined]
+    return server.ask("DELETE", f"/v1/images/{image}", headers=headers)
+
+
 def call(server: Gunicorn, token: str, **how: object) -> Summary:
     """Everything that is documented, and whether the server is still there afterwards."""
     summary = call_as_documented(f"http://127.0.0.1:{server.port}", token, **how)  # type: ignore[arg-type]
@@ -54,7 +64,9 @@ def call(server: Gunicorn, token: str, **how: object) -> Summary:
     assert summary.failures == [], "\n\n".join(summary.failures[:10])
     assert len(summary.operations) == summary.documented
     assert len(summary.checks) == CHECKS
-    assert ask(server, token, make_jpeg()).status == 200
+    predicted = ask(server, token, make_jpeg())
+    assert predicted.status == 200
+    assert delete_image_of(server, token, predicted).status == 204
     return summary
 
 
@@ -74,7 +86,7 @@ def test_thousands_of_calls_are_answered_as_documented(
         summary = call(server, token, examples=40, chains=600, coverage=True)
     assert summary.calls > 2000
     assert summary.chained > 50
-    assert {200, 201, 202, 204, 401, 404, 405, 409, 412, 415, 422} <= set(summary.statuses)
+    assert {200, 201, 202, 401, 404, 405, 409, 412, 415, 422} <= set(summary.statuses)
 
 
 @pytest.mark.slow
@@ -87,5 +99,5 @@ def test_they_are_answered_in_the_same_way_without_redis(
         redis.stop()
         summary = call(server, token, examples=15, chains=200, coverage=True)
     assert summary.calls > 1000
-    assert set(summary.statuses) & {200, 201, 202, 204} == {200, 201, 202, 204}
+    assert {200, 201, 202} <= set(summary.statuses)
     assert 503 not in summary.statuses
