@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backtalk.errors import OutOfRoom, TrainingDiverged
 from backtalk.failpoints import failpoint
@@ -133,13 +132,13 @@ class _Tuning:
     # --- the head first ---------------------------------------------------------------------------
     def _begin(self, model: Any) -> Learner:
         """Linear probing, then fine-tuning (Kumar et al., 2022); or go on where an attempt was cut off."""
-        labels, width = self._lesson.labels, model.output_shape[-1]
+        learner = Learner(model, len(self._lesson.labels), self._recipe)
         found = self._checkpoints.find_newest()
         if found is None:
-            head = self._fit_head_first(Learner(model, *_blank(labels, width), self._recipe))
+            head = self._fit_head_first(learner)
             temperature = np.float32(head.temperature)
-            return Learner(model, head.weights / temperature, head.bias / temperature, self._recipe)
-        learner = Learner(model, *_blank(labels, width), self._recipe)
+            learner.put_head(head.weights / temperature, head.bias / temperature)
+            return learner
         learner.restore(found.arrays)
         self._standing = Standing(**found.state)
         self._best = {n[5:]: a for n, a in found.arrays.items() if n.startswith("best/")}
@@ -281,10 +280,6 @@ class _Tuning:
             "seconds": round(seconds, 1),
             "memory_mb": read_memory_mb(peak=True),
         }
-
-
-def _blank(labels: tuple[str, ...], width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return np.zeros((len(labels), width), np.float32), np.zeros(len(labels), np.float32)
 
 
 def _device() -> str:

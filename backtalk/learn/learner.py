@@ -14,22 +14,28 @@ from backtalk.recipes import Recipe
 class Learner:
     """Batch norms run on their stored statistics and dropout is off, so a step has no hidden state."""
 
-    def __init__(self, model: Any, weights: NDArray[np.float32], bias: NDArray[np.float32], recipe: Recipe):
-        """`weights` (C, D) and `bias` (C,): the head that was fitted first."""
+    def __init__(self, model: Any, classes: int, recipe: Recipe):
+        """The head is all zeros until `put_head` or `restore` gives one."""
         import keras
 
         self._net = fold_norms(model)
         self._smoothing = recipe.label_smoothing
-        self._kernel = keras.Variable(weights.T, name="head_kernel")
-        self._bias = keras.Variable(bias, name="head_bias")
+        blank = np.zeros((model.output_shape[-1], classes), np.float32)
+        self._kernel = keras.Variable(blank, name="head_kernel")
+        self._bias = keras.Variable(blank[0], name="head_bias")
         self._learned = [*_unfreeze(model, recipe.unfreeze), self._kernel, self._bias]
         self._optimizer = _make_optimizer(recipe)
         self._optimizer.build(self._learned)
         size = model.input_shape[1]
         images = tf.TensorSpec([None, size, size, 3], tf.uint8)
-        floats = tf.TensorSpec([None, weights.shape[0]], tf.float32), tf.TensorSpec([None], tf.float32)
+        floats = tf.TensorSpec([None, classes], tf.float32), tf.TensorSpec([None], tf.float32)
         self._step = tf.function(self._learn, input_signature=[images, *floats])
         self._embed = tf.function(lambda x: self._net(x, training=False), input_signature=[images])
+
+    def put_head(self, weights: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        """`weights` (C, D) and `bias` (C,): the head that was fitted first."""
+        self._kernel.assign(weights.T)
+        self._bias.assign(bias)
 
     def learn(self, images: Any, targets: Any, weights: Any, rate: float) -> float:
         """One step at this learning rate; the loss before it, NaN where it went astray."""
