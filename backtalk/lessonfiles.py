@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 
 from backtalk.admission import weigh_repeats
 from backtalk.boards import find_board, name_board
-from backtalk.champions import get_champion
+from backtalk.champions import get_version
 from backtalk.recipes import Recipe
 from backtalk.runs import Claim
 from backtalk.snapshots import Taught, find_taught, get_snapshot, list_taught
 from backtalk.states import Split
 from backtalk.system import System
 from backtalk.tables import Image, Model, Run, Snapshot, Version
-from backtalk.teaching import ask_teachers
+from backtalk.teaching import ask_teachers, name_teachers
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class _Pictures:
 def write_lesson(
     session: Session, system: System, claim: Claim, recipe: Recipe, folder: Path, student: str | None
 ) -> None:
-    """Training images, then validation, then those without a label.
+    """Training images, then validation, then those without a label; the same at each attempt of a run.
 
     Args:
         student: digest of the backbone that a distillation begins with.
@@ -49,11 +49,11 @@ def write_lesson(
     """
     run = session.get_one(Run, claim.run_id, populate_existing=True)
     model = session.get_one(Model, claim.model_id)
-    champion = get_champion(session, model.id)
+    champion = get_version(session, model, run.tuned_from)
     snapshot = get_snapshot(session, model.id, run.tuned_on)
     taught = list_taught(session, snapshot)
     kept = [row for row in taught if row.store_key]
-    pictures = _collect(session, system, model, snapshot, kept, recipe)
+    pictures = _collect(session, system, model, snapshot, kept, recipe, champion)
     board = find_board(system, name_board(model.name, run.kind, run.id, run.created_at))
     rows = [*pictures.train, *pictures.validation, *pictures.stay]
     content = {
@@ -102,13 +102,14 @@ def _collect(
     snapshot: Snapshot,
     rows: Sequence[Taught],
     recipe: Recipe,
+    champion: Version,
 ) -> _Pictures:
     train, validation = ([r for r in rows if r.split == s] for s in (Split.TRAIN, Split.VALIDATION))
     nobody = np.zeros((0, len(model.labels)), np.float32)
     if recipe.method == "quantise":  # ranges are measured on some images, and nothing is learned
         return _Pictures(_draw_evenly(train, recipe.quantise.images), [], [], nobody)
     stay = _list_silent(session, snapshot)
-    teachers = recipe.distil.teachers if recipe.distil else ("champion",)
+    teachers = name_teachers(recipe, champion.number)
     said, asked = ask_teachers(session, system, model, teachers, [row.id for row in stay])
     stay = [row for row, kept in zip(stay, asked, strict=True) if kept]
     if recipe.distil is None:

@@ -589,6 +589,7 @@ class Run(Base):
     snapshot_digest: Mapped[str | None]
     recipe: Mapped[Json | None]  # of a full run: its name, and once claimed all of it
     tuned_on: Mapped[str | None]  # of a full run: digest of the snapshot that its backbone learns from
+    tuned_from: Mapped[int | None]  # of a full run: the champion at its first attempt, which teaches it
     decision_cut: Mapped[int] = mapped_column(server_default=text("0"))  # highest decision in the snapshot
     base_version: Mapped[int | None]  # the champion at the claim
     version: Mapped[int | None]  # the number that it drew

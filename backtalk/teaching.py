@@ -5,16 +5,22 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backtalk.champions import get_champion, get_model, locate
+from backtalk.champions import get_model, get_version, locate
 from backtalk.embeddings import embed_missing, load_embeddings
-from backtalk.errors import InvalidRecipe, ModelNotFound
+from backtalk.errors import InvalidRecipe, ModelNotFound, VersionNotFound
 from backtalk.heads import Head
+from backtalk.recipes import Recipe
 from backtalk.runtime import Backbone
 from backtalk.system import System
 from backtalk.tables import Model, Version
+
+
+def name_teachers(recipe: Recipe, champion: int) -> list[str]:
+    """Who teaches by this recipe; the champion by its number, since a later attempt may find another live."""
+    names = recipe.distil.teachers if recipe.distil else ("champion",)
+    return [str(champion) if name == "champion" else name for name in names]
 
 
 def ask_teachers(
@@ -62,14 +68,8 @@ def _find_head(session: Session, system: System, model: Model, name: str) -> tup
 
 
 def _find_version(session: Session, model: Model, name: str) -> Version:
-    if name == "champion":
-        return get_champion(session, model.id)
     owner, _, number = name.rpartition("/")
     try:
-        of = get_model(session, owner) if owner else model
-    except ModelNotFound as error:
+        return get_version(session, get_model(session, owner) if owner else model, int(number))
+    except (ModelNotFound, VersionNotFound) as error:
         raise InvalidRecipe(f"Teacher {name!r}: {error.message}") from None
-    found = session.scalar(select(Version).where(Version.model_id == of.id, Version.number == int(number)))
-    if found is None:
-        raise InvalidRecipe(f"Teacher {name!r}: {of.name} has no version {number}.")
-    return found

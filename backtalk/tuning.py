@@ -27,7 +27,7 @@ from backtalk.snapshots import get_snapshot, list_taught, take_snapshot
 from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
 from backtalk.tables import Model, Sample
-from backtalk.teaching import list_backbones
+from backtalk.teaching import list_backbones, name_teachers
 from backtalk.trainers import Trainer
 
 EMBED_AT_ONCE = 64  # images, then they are saved and progress is told
@@ -100,15 +100,18 @@ def _resolve_recipe(session: Session, system: System, claim: Claim) -> Recipe:
 
 
 def _freeze(session: Session, claim: Claim) -> None:
-    """The snapshot of the first attempt stays that of the run's backbone."""
-    if runs.get_run(session, claim.run_id).tuned_on is not None:
+    """Snapshot and champion of the first attempt stay those of the run's backbone: what was begun under one
+    teacher is not to be ended under another."""
+    if runs.get_run(session, claim.run_id).tuned_from is not None:
         return
     model = session.get_one(Model, claim.model_id)
-    frozen = take_snapshot(session, model, get_champion(session, model.id).backbone_digest)
+    champion = get_champion(session, model.id)
+    frozen = take_snapshot(session, model, champion.backbone_digest)
     runs.update_claimed(
         session,
         claim,
         tuned_on=frozen.snapshot.digest,
+        tuned_from=champion.number,
         snapshot_digest=frozen.snapshot.digest,
         decision_cut=frozen.decision_cut,
     )
@@ -137,9 +140,11 @@ def _embed_for_teachers(system: System, claim: Claim, recipe: Recipe, report: Re
         return
     with system.db.reading() as session:
         model = session.get_one(Model, claim.model_id)
-        snapshot = get_snapshot(session, model.id, runs.get_run(session, claim.run_id).tuned_on)
+        run = runs.get_run(session, claim.run_id)
+        snapshot = get_snapshot(session, model.id, run.tuned_on)
         ids = [row.image_id for row in list_taught(session, snapshot)] + list(snapshot.stay_right_ids)
-        digests = list_backbones(session, system, model, recipe.distil.teachers)
+        assert run.tuned_from is not None  # frozen before
+        digests = list_backbones(session, system, model, name_teachers(recipe, run.tuned_from))
     for digest in sorted(digests):
         _embed(system, ids, digest, report)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from backtalk import creation, promotion, training, triggers, verification
+from backtalk import creation, promotion, training, triggers, tuning, verification
 from backtalk.backboning import BackboneWish
 from backtalk.callers import CLI
 from backtalk.config import Settings
 from backtalk.live import LiveVersions
 from backtalk.loading import Loader
-from backtalk.states import RunKind, RunState, Split
+from backtalk.states import Origin, RunKind, RunState, Split
 from backtalk.system import System
 from backtalk.tables import Model, Run, Sample, Version
 from backtalk.trainers import Trainers
@@ -127,6 +127,47 @@ def test_what_cannot_be_learned_from_fails_the_run_with_a_sentence(
     assert list(system.versions.root.glob(".training/*")) == []
     with system.db.reading() as session:
         assert session.scalars(select(Model.live_version)).one() == 1
+
+
+def test_a_later_attempt_is_taught_by_the_champion_of_the_first_whatever_went_live_since(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(system, trainers, tmp_path / "digits")
+    with system.db.transaction() as session:  # an image that version 1 has not learned, and version 2 will
+        new = session.scalars(select(Sample).where(Sample.split == Split.HOLDOUT).limit(1)).one()
+        new.split, new.origin = Split.TRAIN, Origin.CORRECTION
+    run = request(system)
+    first = break_off(system, trainers, run, monkeypatch)
+    assert first["train_seen"].sum() == len(first["train_seen"]) - 1
+    make_live(system, trainers)
+    second = break_off(system, trainers, run, monkeypatch)
+    assert second.keys() == first.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert (reload(system, run).tuned_from, reload(system, run).attempt) == (1, 2)
+
+
+def break_off(
+    system: System, trainers: Trainers, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, np.ndarray]:
+    """An attempt whose trainer dies at its first step; what it was taught."""
+    monkeypatch.setenv("BACKTALK_FAILPOINTS", "trainer.after_step=kill@1")
+    training.train_run(system, trainers, str(run.id))
+    monkeypatch.delenv("BACKTALK_FAILPOINTS")
+    left = reload(system, run)
+    assert left.state == RunState.QUEUED, left.reason
+    lesson = tuning.get_work_folder(system.versions.root, run.id) / f"lesson-{left.fence}"
+    with np.load(lesson / "targets.npz") as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def make_live(system: System, trainers: Trainers) -> None:
+    """A head run's version, whatever the gate says of it."""
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        head = triggers.request_run(session, model=model, kind=RunKind.HEAD, caller=CLI)
+    training.train_run(system, trainers, str(head.id))
+    number = reload(system, head).version
+    promotion.promote_version(system, model_name="digits", number=number, caller=CLI)
 
 
 @pytest.mark.slow
