@@ -2,9 +2,10 @@
 
 import importlib.resources
 import re
+from collections.abc import Hashable
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,7 +19,7 @@ _LARGEST_BYTES = 100_000
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Augmentation(_Section):
@@ -65,6 +66,9 @@ class Budget(_Section):
     latency: float | None = Field(None, gt=0, description="Time of one image on one thread.")
 
 
+Layers = Annotated[int, Field(ge=1, strict=True)]
+
+
 class Recipe(_Section):
     """One way to make a backbone. Each default is what `default.yaml` does."""
 
@@ -78,7 +82,7 @@ class Recipe(_Section):
     start: Literal["pretrained", "champion"] = Field(
         "pretrained", description="Whose weights it begins with: version 1's, or the champion's."
     )
-    unfreeze: Literal["all"] | int = Field("all", description="All layers, or so many from the top.")
+    unfreeze: Literal["all"] | Layers = Field("all", description="All layers, or so many from the top.")
     epochs: int = Field(10, ge=1, le=1000)
     batch_size: int = Field(32, ge=1, le=1024)
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -121,8 +125,19 @@ class Recipe(_Section):
             raise InvalidRecipe(f"Recipe {name!r} cannot be used. {said}.") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = [key.value for key, _ in node.value]
+        for key in seen:
+            if seen.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
 def _place(location: tuple[int | str, ...]) -> str:
-    names = [str(part) for part in location if part not in ("int", "literal['all']")]
+    names = [str(part) for part in location if part not in ("constrained-int", "literal['all']")]
     return ".".join(names) or "it"
 
 
@@ -149,7 +164,7 @@ def load_recipe(name: str, folder: Path | None) -> Recipe:
     with found.open("rb") as file:
         text = file.read(_LARGEST_BYTES)
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)  # noqa: S506  # it is a safe one
     except yaml.YAMLError as error:
         raise InvalidRecipe(f"Recipe {name!r} is no YAML: {' '.join(str(error).split())}.") from None
     return Recipe.parse(name, values)

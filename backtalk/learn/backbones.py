@@ -67,11 +67,14 @@ def prepare_backbone(
 
 
 def put_tuned(store: Path, model: Any, name: str) -> Prepared:
-    """Put a backbone into the store that a full run has moved; where it came from is the run's to say."""
+    """Put a backbone into the store that a full run has moved; where it came from is the run's to say.
+
+    It is a float one, whatever it began with.
+    """
     values = sha256(b"tuned")
     for value in model.variables:
         values.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return _put(store, model, name, values.hexdigest())
+    return _put(store, model, name.removesuffix(QUANTISED), values.hexdigest())
 
 
 def put_quantised(store: Path, parent: Path, images: Sequence[NDArray[np.uint8]]) -> Prepared:

@@ -73,11 +73,15 @@ class Checkpoints:
         self._forget()
 
     def find_newest(self) -> Checkpoint | None:
-        """The furthest that is whole and of the same training; whoever wrote it. None: begin anew."""
+        """The furthest that is whole and of the same training; whoever wrote it. None: begin anew.
+
+        Those beyond it go: nobody can take them up, and they would pass for newer than all that is saved now.
+        """
         for path in reversed(self._list()):
             found = self._read(path)
             if found is not None:
                 return found
+            shutil.rmtree(path, ignore_errors=True)
         return None
 
     def _read(self, path: Path) -> Checkpoint | None:

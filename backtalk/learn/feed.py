@@ -96,7 +96,9 @@ class Feed:
                 values = tf.cast(values, tf.float32)
                 return wide * values + (1 - wide) * tf.roll(values, 1, 0)
 
-            return tf.cast(tf.round(blend(images, 4)), tf.uint8), blend(targets, 2), blend(weights, 1)
+            # Each image brings its own weight to the mixture: what weighs little has little of the say.
+            said, weight = blend(targets * weights[:, None], 2), blend(weights, 1)
+            return tf.cast(tf.round(blend(images, 4)), tf.uint8), said / weight[:, None], weight
 
         return mix
 

@@ -191,12 +191,9 @@ class _Tuning:
             loss = self._learner.learn(*batch, rate)
             self._waited_s, self._worked_s = self._waited_s + got - began, self._worked_s + monotonic() - got
             self._steps_here += 1
-            if not math.isfinite(loss):
-                raise TrainingDiverged(
-                    f"The loss was no number at step {standing.step + 1}, epoch {standing.epoch + 1}. "
-                    "Lower `learning_rate` in the recipe, or look for odd images."
-                )
             standing.step += 1
+            if not math.isfinite(loss):
+                self._diverge()
             standing.first_loss = loss if standing.first_loss is None else standing.first_loss
             self._board.scalars({"tune/loss": loss, "tune/learning_rate": rate}, standing.step)
             self._after_step(loss, total)
@@ -240,6 +237,8 @@ class _Tuning:
             batches = plain_batches(self._shared, rows, self._recipe.batch_size)
             values = np.concatenate([self._learner.logits(batch) for batch in batches])
             loss = float(log_losses(values, truth).mean())
+            if not math.isfinite(loss):
+                self._diverge()
             told |= {"log_loss": round(loss, 5), "accuracy": float((values.argmax(axis=1) == truth).mean())}
             if standing.best_loss is None or loss < standing.best_loss:
                 standing.best_loss, standing.best_epoch, standing.bad_epochs = loss, standing.epoch, 0
@@ -266,6 +265,16 @@ class _Tuning:
         self._board.close()
         if self._best:
             self._learner.restore(self._best)
+        elif not all(np.isfinite(array).all() for array in self._learner.weights().values()):
+            self._diverge()  # by the very last step, with too few validation images to show it
+
+    def _diverge(self) -> NoReturn:
+        standing = self._standing
+        epoch = math.ceil(standing.step / self._per_epoch)
+        raise TrainingDiverged(
+            f"The loss was no number at step {standing.step}, epoch {epoch}. "
+            "Lower `learning_rate` in the recipe, or look for odd images."
+        )
 
     def _describe(self, seconds: float) -> dict[str, Any]:
         spent = self._waited_s + self._worked_s

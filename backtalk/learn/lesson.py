@@ -99,7 +99,7 @@ def find_rows(lesson: Lesson, readable: NDArray[np.bool_]) -> tuple[Rows, Valida
     kept = lesson.train_y[train]
     check_labels(lesson.labels, kept)
     stay = np.flatnonzero(readable[count + held :]) if lesson.recipe.stay_right > 0 else np.zeros(0, np.int64)
-    weights = _weigh(kept, lesson.recipe.class_weights) * lesson.train_weight[train]
+    weights = _weigh(kept, lesson.recipe.class_weights, lesson.train_weight[train])
     # One of them weighs its share of a labelled image, and all together no more than those do.
     each = lesson.recipe.stay_right * weights.mean() * min(1.0, len(kept) / max(1, len(stay)))
     weights = np.concatenate([weights, np.full(len(stay), each)]).astype(np.float32)
@@ -126,10 +126,11 @@ def check_labels(labels: tuple[str, ...], train_y: NDArray[np.int32]) -> None:
         )
 
 
-def _weigh(labels: NDArray[np.int32], how: str) -> NDArray[np.float64]:
+def _weigh(labels: NDArray[np.int32], how: str, shares: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of each image: its own share, as near-duplicates have one together, times what its label weighs."""
     if how == "none":
-        return np.ones(len(labels))
+        return shares.astype(np.float64)
     if how == "sqrt":
-        return weigh_labels(labels).astype(np.float64)
-    counts = np.bincount(labels)
-    return np.asarray(counts.max() / counts[labels], np.float64)
+        return weigh_labels(labels, shares).astype(np.float64)
+    counts = np.bincount(labels, weights=shares)
+    return np.asarray(counts.max() / counts[labels] * shares, np.float64)

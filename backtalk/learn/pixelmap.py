@@ -70,6 +70,7 @@ def map_pixels(
     aside = folder / f".new-{uuid4().hex}"
     try:
         readable = _decode_all(aside, size, sources, images, threads, tell)
+        path.unlink(missing_ok=True)  # of other sources: what describes the new one must never lie beside it
         content = {"sources": digest, "missing": np.flatnonzero(~readable).tolist()}
         write_atomically(described, json.dumps(content).encode())
         aside.rename(path)

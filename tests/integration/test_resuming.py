@@ -140,10 +140,21 @@ def test_the_newest_that_verifies_wins_and_two_are_kept(tmp_path: Path) -> None:
         save(tmp_path, step, fence=step)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000002-2", "000000003-3"]
     assert newest(tmp_path) == 3
-    assert newest(tmp_path, seed=8) is None
     damaged = tmp_path / "000000003-3" / "state.npz"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert newest(tmp_path) == 2
+
+
+@pytest.mark.parametrize("of", ["another training", "nobody, since they are torn"])
+def test_what_cannot_be_taken_up_never_crowds_out_what_is_saved_after_it(tmp_path: Path, of: str) -> None:
+    for step in (100, 101):
+        save(tmp_path, step, seed=8 if of == "another training" else 7)
+        if of != "another training":
+            (tmp_path / f"{step:09d}-1" / "state.npz").write_bytes(b"")
+    assert newest(tmp_path) is None  # as an attempt looks before it begins anew
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    assert newest(tmp_path) == 3
 
 
 @pytest.mark.parametrize("name", ["state.npz", "state.json", "SHA256SUMS"])
