@@ -37,7 +37,9 @@ class Distillation(_Section):
     """A small student learns what larger teachers say, of labelled and of unlabelled images."""
 
     student: str = Field(description="Name of its backbone, as `models create --backbone` takes it.")
-    input_size: int | None = Field(None, description="Side of its images; the backbone's own if null.")
+    input_size: int | None = Field(
+        None, ge=32, le=1024, multiple_of=4, description="Side of its images; the backbone's own if null."
+    )
     weights: str | None = Field(None, description="A file, or `random`; ImageNet's if null.")
     teachers: tuple[str, ...] = Field(
         ("champion",), min_length=1, max_length=8, description="`champion`, version numbers, or MODEL/N."

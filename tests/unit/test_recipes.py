@@ -33,6 +33,7 @@ def test_the_default_recipe_says_the_defaults() -> None:
         ("clip_norm: .inf", "clip_norm: "),
         ("budget: {size: .inf}", r"budget\.size: "),
         ("checkpoint_s: .nan", "checkpoint_s: "),
+        ("method: distil\ndistil: {student: tiny, input_size: -3}", r"distil\.input_size: "),
         ("epochs: 3\nepochs: 30", "the key 'epochs' is there twice"),
         ("augmentation: {flip: both, flip: none}", "the key 'flip' is there twice"),
         ("- epochs", "no mapping"),
