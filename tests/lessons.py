@@ -73,7 +73,7 @@ class School:
             "validation_y": self.labels[60:84],
             "stay": np.eye(2, dtype=np.float32)[self.labels[84:]] * 0.8 + 0.1,
         }
-        given = {key: values.pop(key) for key in list(values) if key in targets}
+        given = {key: values.pop(key) for key in list(values) if isinstance(values[key], np.ndarray)}
         np.savez(folder / "targets.npz", **(targets | given))
         (folder / "lesson.json").write_text(json.dumps(lesson | values))
         return folder

@@ -123,6 +123,7 @@ class _Tuning:
             "snapshot_digest": lesson.snapshot_digest,
             "start_backbone": lesson.start_backbone.name,
             "recipe": self._recipe.model_dump(mode="json"),
+            "targets": lesson.targets_digest,
             "rows": self._rows.pixels.tolist(),
             "labels": list(lesson.labels),
             "threads": lesson.threads,

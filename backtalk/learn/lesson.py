@@ -1,8 +1,9 @@
 """What a full run learns from, as its parent wrote it down: `lesson.json` and `targets.npz`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Lesson:
     train_weight: NDArray[np.float32]  # (T,)
     validation_y: NDArray[np.int32]  # (V,)
     stay: NDArray[np.float32]  # (M, C): the champion's or the teachers' scores
+    targets_digest: str  # of all the arrays here: labels, weights, what teachers say
     train_soft: NDArray[np.float32] | None = None  # (T, C): targets of a distillation
 
     @classmethod
@@ -64,10 +66,20 @@ class Lesson:
                 sources=tuple(Source(key, orientation) for key, orientation in stored["sources"]),
                 left_out=stored["left_out"],
                 board=Path(stored["board"]) if stored.get("board") else None,
+                targets_digest=digest_arrays(targets),
                 **targets,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{folder} holds no lesson that can be read: {error!r}") from None
+
+
+def digest_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256, in hexadecimal, over names, types, shapes and values. A file of them holds times, too."""
+    digest = sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def decode_pixels(lesson: Lesson, size: int, tell: Callable[..., None]) -> PixelMap:

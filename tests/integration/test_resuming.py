@@ -111,6 +111,24 @@ def kill_ten_times(school: School, recipe: dict[str, Any]) -> None:
     assert any(not np.array_equal(one[name], before[name]) for name in one)
 
 
+def test_what_another_teacher_taught_is_no_beginning(school: School) -> None:
+    attender = Attender()
+    right = np.eye(2, dtype=np.float32)[school.labels[:60]]
+    try:
+        first = school.write_lesson("taught", train_soft=right * 0.8 + 0.1)
+        other = school.write_lesson("taught", fence=2, train_soft=right * 0.4 + 0.3)
+        alone = school.write_lesson("alone", train_soft=right * 0.4 + 0.3)
+        for lesson in (first, other, alone):
+            assert attender.attend(lesson) == 0
+    finally:
+        attender.close()
+    of_first, of_other, of_alone = (
+        json.loads((lesson / "result.json").read_text())["backbone"]["digest"]
+        for lesson in (first, other, alone)
+    )
+    assert of_other == of_alone != of_first
+
+
 def test_sigterm_ends_it_after_a_step_with_a_checkpoint_and_status_75(school: School) -> None:
     lesson = school.write_lesson("asked", recipe={"epochs": 400, "checkpoint_s": 1000})
     trainer = Trainer.start_tuner()
