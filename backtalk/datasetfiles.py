@@ -117,9 +117,27 @@ def _schema(pyarrow: Any) -> list[tuple[str, Any]]:
     return [(f.name, types.get(f.name, number if f.name in numbers else text)) for f in fields(Entry)]
 
 
-def is_dataset(folder: Path) -> bool:
-    """Whether it claims to be one."""
-    return (folder / DESCRIPTION).is_file()
+def read_description(folder: Path) -> Description:
+    """What a folder says of itself, once its sums prove that it is a dataset as it was written and no more.
+
+    Raises:
+        DatasetInvalid: it is none, or something was changed, taken out or put in; the message names the file.
+    """
+    for name in (DESCRIPTION, SAMPLES, SUMS):
+        if not (folder / name).is_file():
+            raise DatasetInvalid(f"{folder} is no dataset: it has no {name}.")
+    try:
+        verify_sums(folder, sha256((folder / SUMS).read_bytes()).hexdigest())
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if described.get("format") != FORMAT:
+            raise DatasetInvalid(
+                f"{folder} has format {described.get('format')}; this release reads {FORMAT}."
+            )
+        return Description(**described)
+    except ArtefactInvalid as error:
+        raise DatasetInvalid(f"{error.message}. Export it again.") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DatasetInvalid(f"{folder} cannot be read: {error}") from None
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -129,19 +147,10 @@ def read_dataset(folder: Path) -> Dataset:
         DatasetInvalid: it is none, or not as it was written; the message names the file.
     """
     parquet, pyarrow = _import_parquet()
-    if not is_dataset(folder):
-        raise DatasetInvalid(f"{folder} is no dataset: it has no {DESCRIPTION}.")
+    description = read_description(folder)
     try:
-        verify_sums(folder, sha256((folder / SUMS).read_bytes()).hexdigest())
-        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if described.get("format") != FORMAT:
-            raise DatasetInvalid(
-                f"{folder} has format {described.get('format')}; this release reads {FORMAT}."
-            )
         table = parquet.read_table(folder / SAMPLES, schema=pyarrow.schema(_schema(pyarrow)))
-        dataset = Dataset(Description(**described), [Entry(**row) for row in table.to_pylist()])
-    except ArtefactInvalid as error:
-        raise DatasetInvalid(f"{error.message}. Export it again.") from None
+        dataset = Dataset(description, [Entry(**row) for row in table.to_pylist()])
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
         raise DatasetInvalid(f"{folder} cannot be read: {error}") from None
     _check(folder, dataset)

@@ -1,5 +1,6 @@
 """Versions of the data: what each run learned from, written out as a folder, and held against another."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +21,11 @@ from backtalk.datasetfiles import (
     Entry,
     count_entries,
     digest_entries,
-    is_dataset,
     name_file,
+    read_description,
     write_tables,
 )
-from backtalk.errors import Conflict, ImageNotFound, SnapshotNotFound
+from backtalk.errors import Conflict, DatasetInvalid, ImageNotFound, SnapshotNotFound
 from backtalk.images import MAX_STORED_PIXELS, decode
 from backtalk.progress import Report, tell_nobody
 from backtalk.sums import make_folder, sync_folder, write_sums
@@ -182,8 +183,9 @@ def export_dataset(
         Conflict: something else lies there.
         DatasetInvalid: pyarrow is not installed.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not is_dataset(folder):
-        raise Conflict(f"{folder} holds something that is no dataset; name a new or an empty folder.")
+    folder = folder.resolve()  # of a link, the folder that it leads to
+    _undo_broken_off(folder)
+    _refuse_foreign(folder)
     with system.db.reading() as session:
         kept = _list_kept(session, model, snapshot)
     aside = folder.parent / f".{folder.name}.{uuid4().hex}"
@@ -233,11 +235,40 @@ def _find_upright(system: System, kept: _Kept) -> tuple[bytes, str] | None:
     return out.getvalue(), "png"
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Only what an export wrote, all of it and nothing beside, may go: the rest is somebody's work."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        read_description(folder)
+    except DatasetInvalid as error:
+        raise Conflict(
+            f"{folder} is not replaced, since it holds something else than an export as it was written: "
+            f"{error.message} Name a new or an empty folder."
+        ) from None
+
+
 def _replace(aside: Path, folder: Path) -> None:
-    """The old one is out of the way only for the moment between two renames."""
+    """The old one is gone for the moment between two renames; `_undo_broken_off` is for who dies there."""
     gone = aside.with_name(f"{aside.name}.old")
     if folder.exists():
         folder.rename(gone)
-    aside.rename(folder)
+    try:
+        aside.rename(folder)
+    except BaseException:
+        if gone.exists():
+            gone.rename(folder)
+        raise
     sync_folder(folder.parent)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def _undo_broken_off(folder: Path) -> None:
+    """What an export left that was killed at its renames: the one before it takes its place again."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{32}}\.old")
+    left = [path for path in folder.parent.glob(".*.old") if name.fullmatch(path.name)]
+    for gone in left:
+        if not folder.exists():
+            gone.rename(folder)
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(gone.with_suffix(""), ignore_errors=True)  # what was to take its place

@@ -172,7 +172,7 @@ DAMAGE = {
     "is missing": lambda folder: next(folder.glob("train/*/*")).unlink(),
     "does not belong": lambda folder: (folder / "train" / "more.jpg").write_bytes(b"x"),
     "is no dataset": lambda folder: (folder / "dataset.json").unlink(),
-    "cannot be read": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "has no SHA256SUMS": lambda folder: (folder / "SHA256SUMS").unlink(),
 }
 
 
@@ -214,6 +214,94 @@ def test_an_export_overwrites_nothing_but_an_export(taught: System, tmp_path: Pa
     assert (tmp_path / "photos" / "precious.jpg").read_bytes() == b"mine"
     with pytest.raises(SnapshotNotFound, match="dataset list"):
         export(taught, tmp_path / "data", "v9")
+
+
+def make_another_tool_s(folder: Path) -> None:
+    shutil.rmtree(folder)
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "imagesTr" / "scan.nii").write_bytes(b"precious")
+    (folder / "dataset.json").write_text('{"name": "BrainTumour", "labels": {"0": "background"}}')
+
+
+def make_later_release_s(folder: Path) -> None:
+    (folder / "dataset.json").write_text('{"format": 7}')
+    write_sums(folder)
+
+
+#: What may lie where an export is to go, beside an export as it was written; and what the refusal says of it.
+FOREIGN = {
+    "no samples.parquet": make_another_tool_s,
+    "no SHA256SUMS": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "notes.txt does not belong": lambda folder: (folder / "notes.txt").write_text("mine"),
+    "jpg was changed": lambda folder: next(folder.glob("train/*/*.jpg")).write_bytes(b"mine"),
+    "jpg is missing": lambda folder: next(folder.glob("train/*/*.jpg")).unlink(),
+    "format 7": make_later_release_s,
+}
+
+
+@pytest.mark.parametrize("said", FOREIGN)
+def test_an_export_replaces_only_what_an_export_wrote(taught: System, tmp_path: Path, said: str):
+    freeze(taught)
+    export(taught, tmp_path / "data")
+    FOREIGN[said](tmp_path / "data")
+    before = read_files(tmp_path)
+    with pytest.raises(Conflict, match=said):
+        export(taught, tmp_path / "data")
+    assert read_files(tmp_path) == before
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_export_that_cannot_take_its_place_leaves_the_one_before(
+    taught: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    freeze(taught)
+    folder = tmp_path / "out" / "data"
+    export(taught, folder)
+    before = read_files(folder.parent)
+    rename = Path.rename
+
+    def refuse_the_new_one(self: Path, target: Path) -> Path:
+        if target == folder and not self.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new_one)
+    with pytest.raises(OSError, match="Input/output"):
+        export(taught, folder)
+    assert read_files(folder.parent) == before
+
+
+def test_an_export_killed_between_its_renames_is_undone_by_the_next_one(taught: System, tmp_path: Path):
+    freeze(taught)
+    folder = tmp_path / "out" / "data"
+    export(taught, folder)
+    before = read_files(folder)
+    aside = folder.with_name(f".data.{'a' * 32}")
+    shutil.copytree(folder, aside)
+    old = folder.rename(folder.with_name(f"{aside.name}.old"))
+    (old / "notes.txt").write_text("mine")
+    mine = folder.with_name(".data.backup.old")
+    mine.mkdir()
+    with pytest.raises(Conflict, match=r"notes\.txt"):
+        export(taught, folder)
+    (folder / "notes.txt").unlink()
+    assert read_files(folder) == before
+    assert {path.name for path in folder.parent.iterdir()} == {"data", mine.name}
+    export(taught, folder)
+    assert read_files(folder) == before
+
+
+def test_a_link_stays_one_and_the_export_lies_where_it_leads(taught: System, tmp_path: Path):
+    freeze(taught)
+    export(taught, tmp_path / "disk" / "data")
+    before = read_files(tmp_path / "disk")
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
+    export(taught, tmp_path / "data")
+    assert (tmp_path / "data").is_symlink()
+    assert read_files(tmp_path / "disk") == before
 
 
 def test_the_command_line_lists_exports_and_compares(taught: System, backtalk, tmp_path: Path):
