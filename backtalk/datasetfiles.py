@@ -204,11 +204,14 @@ class Difference:
     removed: list[Entry]
     relabelled: list[tuple[Entry, Entry]]
     moved: list[tuple[Entry, Entry]]  # to another split, or to or from the unlabelled
+    changed: list[tuple[Entry, Entry]]  # in origin alone
+    left_out: tuple[dict[str, Any], dict[str, Any]]  # by the caps
     unchanged: int
 
     @property
     def is_empty(self) -> bool:
-        return not (self.added or self.removed or self.relabelled or self.moved)
+        """The digest is over all that is compared here, so it has the last word."""
+        return self.before == self.after
 
 
 def compare(before: Dataset, after: Dataset) -> Difference:
@@ -218,7 +221,8 @@ def compare(before: Dataset, after: Dataset) -> Difference:
     both = [(old[key], new[key]) for key in old if key in new]
     relabelled = [(a, b) for a, b in both if a.label and b.label and a.label != b.label]
     moved = [(a, b) for a, b in both if a.split != b.split]
-    changed = {a.pixels_sha256 for a, _ in [*relabelled, *moved]}
+    changed = [(a, b) for a, b in both if (a.label, a.split) == (b.label, b.split) and a.origin != b.origin]
+    different = {a.pixels_sha256 for a, _ in [*relabelled, *moved, *changed]}
     return Difference(
         before=before.description.digest,
         after=after.description.digest,
@@ -226,5 +230,7 @@ def compare(before: Dataset, after: Dataset) -> Difference:
         removed=[entry for key, entry in old.items() if key not in new],
         relabelled=relabelled,
         moved=moved,
-        unchanged=len(both) - len(changed),
+        changed=changed,
+        left_out=(before.description.left_out, after.description.left_out),
+        unchanged=len(both) - len(different),
     )

@@ -11,7 +11,7 @@ import click
 from backtalk.commands.frame import home_option, open_system, show_progress
 
 if TYPE_CHECKING:
-    from backtalk.datasetfiles import Dataset, Difference
+    from backtalk.datasetfiles import Dataset, Difference, Entry
     from backtalk.system import System
 
 _SHOWN = 20  # changed pictures that are listed one by one
@@ -112,14 +112,18 @@ def _print(difference: "Difference") -> None:
     lines += [f"- {e.split}\t{e.label or '-'}\t{e.pixels_sha256[:20]}" for e in difference.removed]
     lines += [f"~ {a.label} -> {b.label}\t{a.pixels_sha256[:20]}" for a, b in difference.relabelled]
     lines += [f"> {a.split} -> {b.split}\t{a.pixels_sha256[:20]}" for a, b in difference.moved]
+    lines += [f"! {a.origin} -> {b.origin}\t{a.pixels_sha256[:20]}" for a, b in difference.changed]
     for line in lines[:_SHOWN]:
         click.echo(line)
     if len(lines) > _SHOWN:
         click.echo(f"… and {len(lines) - _SHOWN:,} more; --json has all.")
+    before, after = (json.dumps(counted, sort_keys=True) for counted in difference.left_out)
+    if before != after:
+        click.echo(f"left out: {before} -> {after}")
     click.echo(
         f"{len(difference.added):,} added, {len(difference.removed):,} removed, "
         f"{len(difference.relabelled):,} relabelled, {len(difference.moved):,} moved, "
-        f"{difference.unchanged:,} unchanged."
+        f"{len(difference.changed):,} of another origin, {difference.unchanged:,} unchanged."
     )
 
 
@@ -127,13 +131,18 @@ def _to_json(difference: "Difference") -> dict[str, object]:
     def tell(entry: object) -> dict[str, object]:
         return {key: getattr(entry, key) for key in ("pixels_sha256", "split", "label", "origin")}
 
+    def tell_pairs(pairs: "list[tuple[Entry, Entry]]") -> list[dict[str, object]]:
+        return [{"before": tell(a), "after": tell(b)} for a, b in pairs]
+
     return {
         "before": difference.before,
         "after": difference.after,
         "added": [tell(e) for e in difference.added],
         "removed": [tell(e) for e in difference.removed],
-        "relabelled": [{"before": tell(a), "after": tell(b)} for a, b in difference.relabelled],
-        "moved": [{"before": tell(a), "after": tell(b)} for a, b in difference.moved],
+        "relabelled": tell_pairs(difference.relabelled),
+        "moved": tell_pairs(difference.moved),
+        "changed": tell_pairs(difference.changed),
+        "left_out": dict(zip(("before", "after"), difference.left_out, strict=True)),
         "unchanged": difference.unchanged,
     }
 
