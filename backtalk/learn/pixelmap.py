@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtalk.errors import ImageNotFound, RefusedImage
-from backtalk.images import decode, to_input
+from backtalk.images import MAX_STORED_PIXELS, decode, to_input
 from backtalk.store import ImageStore
 from backtalk.sums import make_folder, sync_folder, write_atomically
 
@@ -103,7 +103,12 @@ def _decode_all(
     def read(row: int) -> None:
         try:
             data = images.get(sources[row].store_key)
-            picture = decode(data, orientation=sources[row].orientation)
+            picture = decode(
+                data,
+                max_bytes=len(data),
+                max_pixels=MAX_STORED_PIXELS,
+                orientation=sources[row].orientation,
+            )
         except (ImageNotFound, RefusedImage):
             return
         pixels[row] = to_input(picture.pixels, size)
