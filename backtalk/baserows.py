@@ -96,10 +96,19 @@ def _insert_images(session: Session, images: list[BaseImage]) -> list[UUID]:
 
 
 def put_images(session: Session, rows: Sequence[dict[str, Any]]) -> list[UUID]:
-    """Put pictures in, each by its columns; the rows' ids, in order: one that is known here keeps its row."""
+    """Put pictures in, each by its columns; the rows' ids, in order. One that is known here keeps its row.
+
+    Where its pixels were dropped, that row names the file that comes now.
+    """
     for start in range(0, len(rows), 1000):
-        some = [{"id": new_id()} | row for row in rows[start : start + 1000]]
-        session.execute(insert(Image).values(some).on_conflict_do_nothing())
+        put = insert(Image).values([{"id": new_id()} | row for row in rows[start : start + 1000]])
+        session.execute(
+            put.on_conflict_do_update(
+                index_elements=[Image.pixels_sha256],
+                set_={name: put.excluded[name] for name in ("store_key", "orientation", "byte_size")},
+                where=Image.store_key.is_(None) & put.excluded.store_key.is_not(None),
+            )
+        )
     digests = [row["pixels_sha256"] for row in rows]
     found = session.execute(
         select(Image.pixels_sha256, Image.id).where(

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from backtalk.digests import digest_content
-from backtalk.errors import ArtefactInvalid, DatasetInvalid
+from backtalk.errors import ArtefactInvalid, DatasetInvalid, RefusedImage
+from backtalk.images import MAX_STORED_PIXELS, Picture, decode, perceptual_hash, pixels_digest
 from backtalk.states import Origin, Split
 from backtalk.sums import SUMS, verify_sums
 
@@ -181,6 +182,30 @@ def _find_problem(folder: Path, entry: Entry, labels: Sequence[str]) -> str | No
     if entry.split not in SPLITS or entry.origin not in set(Origin) or entry.by_person is None:
         return f"is of split {entry.split!r} and origin {entry.origin!r}"
     return None
+
+
+def read_picture(folder: Path, entry: Entry, max_bytes: int) -> Picture:
+    """Read a picture and hold its row against its pixels: by them it is placed among those that are known.
+
+    Raises:
+        DatasetInvalid: it is another one than its row says, or cannot be read; the message names the file.
+    """
+    path = folder / entry.file
+    if (size := path.stat().st_size) > max_bytes:
+        raise DatasetInvalid(f"{path} has {size:,} bytes; at most {max_bytes:,} are taken.")
+    try:
+        picture = decode(path.read_bytes(), max_bytes=max_bytes, max_pixels=MAX_STORED_PIXELS)
+    except RefusedImage as error:
+        raise DatasetInvalid(f"{path}: {error.message}") from None
+    if picture.orientation != 1:  # only the row of an image may hold that, and a dataset has no column for it
+        raise DatasetInvalid(f"{path} is turned by its metadata; the pictures of a dataset lie upright.")
+    if pixels_digest(picture.pixels) != entry.pixels_sha256:
+        raise DatasetInvalid(f"{path} shows another picture than its row says.")
+    found = {"width": picture.width, "height": picture.height}
+    for name, value in (found | {"perceptual_hash": perceptual_hash(picture.pixels)}).items():
+        if getattr(entry, name) != value:
+            raise DatasetInvalid(f"{path} has the {name} {value}; its row says {getattr(entry, name)}.")
+    return picture
 
 
 def _import_parquet() -> tuple[Any, Any]:

@@ -97,6 +97,7 @@ class Foreign:
     """An image that comes with its group and side from another installation."""
 
     image_id: UUID
+    perceptual_hash: int
     group: int  # a number among those that come together
     group_hash: int  # of the first image of its group there
     side: Side
@@ -105,7 +106,8 @@ class Foreign:
 def join_groups(session: Session, model: Model, foreign: Sequence[Foreign]) -> list[UUID]:
     """Put each image into a group of the side that it comes with, near-duplicates together.
 
-    Returns those that cannot be: they lie on, or near images of, another side here. Serialised per model.
+    Returns those that cannot be: they, or the first of their group, lie on or near another side here.
+    Serialised per model.
     """
     lock_model(session, model.id, "groups")
     known = _find_known(session, model.id, [f.image_id for f in foreign])
@@ -115,11 +117,11 @@ def join_groups(session: Session, model: Model, foreign: Sequence[Foreign]) -> l
     for one in foreign:
         if one.image_id in known:
             continue
+        near = neighbours.find(one.group_hash)
+        if {n.side for n in [*near, *neighbours.find(one.perceptual_hash)]} - {one.side}:
+            refused.append(one.image_id)
+            continue
         if one.group not in groups:
-            near = neighbours.find(one.group_hash)
-            if {n.side for n in near} - {one.side}:
-                refused.append(one.image_id)
-                continue
             groups[one.group] = _choose(near) or _add_group(session, model.id, one)
         if groups[one.group].side is not one.side:
             refused.append(one.image_id)

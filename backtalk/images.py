@@ -53,6 +53,9 @@ MAX_PIXELS: Final = 25_000_000
 MAX_SIDE: Final = 65_535
 #: Of what was taken in once, whatever the limits are now; Pillow has a limit of its own below it.
 MAX_STORED_PIXELS: Final = 2**31
+#: Of a file in a dataset, whatever the limit for uploads: what is turned upright is written as PNG, at most
+#: three bytes for each of the pixels that Pillow takes, and what lies around them.
+MAX_WRITTEN_BYTES: Final = 2**28 + 2**20
 #: Larger pictures take turns: each needs up to twelve bytes a pixel while it is decoded.
 LARGE_PIXELS: Final = 2_000_000
 

@@ -16,18 +16,20 @@ from backtalk.baserows import put_images
 from backtalk.callers import CLI, Caller
 from backtalk.champions import get_champion, get_model
 from backtalk.dataset import lock_decisions
-from backtalk.datasetfiles import Dataset, Entry, read_dataset
+from backtalk.datasetfiles import Dataset, Entry, read_dataset, read_picture
+from backtalk.db import lock_model
 from backtalk.digests import digest_content
 from backtalk.embeddings import save_embeddings
-from backtalk.errors import DatasetConflict, DatasetInvalid, UnknownLabel
+from backtalk.errors import DatasetConflict, UnknownLabel
 from backtalk.groups import Foreign, join_groups
-from backtalk.images import decode, pixels_digest, to_input
+from backtalk.images import MAX_WRITTEN_BYTES, Picture, to_input
 from backtalk.progress import Report, tell_nobody
 from backtalk.runtime import Backbone
 from backtalk.snapshots import count_samples, keep_snapshot
 from backtalk.states import Side, Split
 from backtalk.system import System
 from backtalk.tables import Image, Model, Sample
+from backtalk.tombstones import find_deleted
 
 SHOWN = 20  # pictures that a refusal names
 
@@ -61,7 +63,7 @@ def import_dataset(
     """Make a dataset's pictures samples of a model, all or none of them.
 
     The next run learns from them. Nothing is imported that contradicts what is known here: another label, or
-    another side than the one that the same picture, or one much like it, was drawn to.
+    another side than the one that the same picture, or one much like it, was drawn to; nor what was deleted.
 
     Raises:
         ModelNotFound, UnknownLabel
@@ -72,6 +74,7 @@ def import_dataset(
     with system.db.reading() as session:
         model = get_model(session, model_name)
         digest = get_champion(session, model.id).backbone_digest
+        _refuse_deleted(session, dataset)  # before the pictures are read, which may take long
     _check_labels(model, dataset)
     backbone = Backbone(system.versions.backbone_dir(digest), system.settings.inference_threads)
     stored = _Stored()
@@ -79,7 +82,9 @@ def import_dataset(
     inputs = _read_pictures(system, folder, dataset.entries, stored, backbone.input_size)
     embeddings = backbone.embed_many(inputs, lambda done: report("pictures", done, total))
     with system.db.transaction() as session:
-        return _insert(session, model.id, dataset, stored, embeddings, digest, caller)
+        made = _insert(session, model.id, dataset, stored, embeddings, digest, caller)
+    _look_again(system, folder, dataset.entries, stored)
+    return made
 
 
 def _check_labels(model: Model, dataset: Dataset) -> None:
@@ -90,19 +95,33 @@ def _check_labels(model: Model, dataset: Dataset) -> None:
         )
 
 
+def _refuse_deleted(session: Session, dataset: Dataset) -> None:
+    described, pixels = dataset.description, [entry.pixels_sha256 for entry in dataset.entries]
+    deleted = find_deleted(session, [described.digest, described.snapshot], pixels)
+    _refuse("were deleted here", [e for e in dataset.entries if e.pixels_sha256 in deleted], dataset)
+
+
 def _read_pictures(
     system: System, folder: Path, entries: Sequence[Entry], stored: _Stored, size: int
 ) -> Iterator[NDArray[np.uint8]]:
     """(S, S, 3), uint8, of each; each goes into the store on the way."""
-    settings = system.settings
     for entry in entries:
-        data = (folder / entry.file).read_bytes()
-        picture = decode(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
-        if pixels_digest(picture.pixels) != entry.pixels_sha256:
-            raise DatasetInvalid(f"{folder / entry.file} shows another picture than its row says.")
+        picture = _read_picture(system, folder, entry)
         stored.keys.append(system.images.put(entry.pixels_sha256, picture.data))
         stored.sizes.append(len(picture.data))
         yield to_input(picture.pixels, size)
+
+
+def _read_picture(system: System, folder: Path, entry: Entry) -> Picture:
+    """It may be as large as an export writes it, though no upload may: what is kept here can be taken in."""
+    return read_picture(folder, entry, max(system.settings.max_image_bytes, MAX_WRITTEN_BYTES))
+
+
+def _look_again(system: System, folder: Path, entries: Sequence[Entry], stored: _Stored) -> None:
+    """Upkeep may have removed a file that no row named yet: one that was dropped here, or lay for an hour."""
+    for entry, key in zip(entries, stored.keys, strict=True):
+        if not system.images.has(key):
+            system.images.put(entry.pixels_sha256, _read_picture(system, folder, entry).data)
 
 
 def _insert(
@@ -116,15 +135,20 @@ def _insert(
 ) -> Imported:
     model = session.get_one(Model, model_id)
     lock_decisions(session, model.id)
+    lock_model(session, model.id, "groups")  # and then images, as whoever deletes some takes them
+    _refuse_deleted(session, dataset)
     entries = dataset.entries
     image_ids = _put_images(session, entries, stored)
     save_embeddings(session, backbone_digest, image_ids, embeddings)
     by_image = dict(zip(image_ids, entries, strict=True))
-    foreign = [Foreign(i, e.group, e.group_hash, _find_side(e)) for i, e in by_image.items()]
-    _refuse("lie on or near another side here", join_groups(session, model, foreign), by_image)
+    foreign = [
+        Foreign(i, e.perceptual_hash, e.group, e.group_hash, _find_side(e)) for i, e in by_image.items()
+    ]
+    elsewhere = join_groups(session, model, foreign)
+    _refuse("lie on or near another side here", [by_image[i] for i in elsewhere], dataset)
     present = _find_present(session, model.id, image_ids)
-    other = [i for i, sample in present.items() if not _is_same(sample, by_image[i])]
-    _refuse("are known otherwise here", other, by_image)
+    other = [by_image[i] for i, sample in present.items() if not _is_same(sample, by_image[i])]
+    _refuse("are known otherwise here", other, dataset)
     made = [
         _make_sample(model.id, i, e) for i, e in by_image.items() if e.label is not None and i not in present
     ]
@@ -158,12 +182,12 @@ def _put_images(session: Session, entries: Sequence[Entry], stored: _Stored) -> 
     return put_images(session, rows)
 
 
-def _refuse(why: str, image_ids: Sequence[UUID], by_image: dict[UUID, Entry]) -> None:
-    if image_ids:
-        files = sorted(by_image[i].file for i in image_ids)
+def _refuse(why: str, refused: Sequence[Entry], dataset: Dataset) -> None:
+    if refused:
+        files = sorted(entry.file for entry in refused)
         raise DatasetConflict(
-            f"{len(files)} of {len(by_image)} pictures {why}, such as {files[0]}; nothing was imported. "
-            "Take them out where the dataset was made, and export it again.",
+            f"{len(files)} of {len(dataset.entries)} pictures {why}, such as {files[0]}; nothing was "
+            "imported. Take them out where the dataset was made, and export it again.",
             files=files[:SHOWN],
         )
 

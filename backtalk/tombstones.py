@@ -66,6 +66,27 @@ UPDATE images SET pixels_sha256 = NULL, perceptual_hash = NULL, store_key = NULL
 WHERE id = ANY(:ids)
 """
 
+# Of a deleted image no hash is left, so a picture alone is never known again. But where a snapshot has lost
+# members, those that a dataset made of it has, and that are nowhere here, are the ones.
+_WAS_DELETED_FROM = """
+WITH members AS (
+    SELECT unnest(stay_right_ids) AS id FROM snapshots WHERE digest = ANY(:snapshots)
+    UNION
+    SELECT s.image_id FROM snapshots f JOIN samples s ON s.id = ANY(f.sample_ids)
+    WHERE f.digest = ANY(:snapshots)
+)
+SELECT EXISTS (
+    SELECT FROM members m JOIN images i ON i.id = m.id
+    JOIN audit_log a ON a.action = 'image.delete' AND a.subject = 'image:' || i.id
+    WHERE i.deleted_at IS NOT NULL
+)
+"""
+_NOWHERE = """
+SELECT p.pixels FROM unnest(CAST(:pixels AS text[])) AS p(pixels)
+WHERE NOT EXISTS (SELECT FROM images i WHERE i.pixels_sha256 = p.pixels)
+AND (:all OR EXISTS (SELECT FROM image_removals r WHERE r.pixels_sha256 = p.pixels))
+"""
+
 
 def lock_images(session: Session, image_ids: Sequence[UUID]) -> list[UUID]:
     """Keep statements, decisions, snapshots and new predictions off these images until the transaction ends.
@@ -100,6 +121,19 @@ def bury_images(session: Session, image_ids: Sequence[UUID]) -> None:
         _IMAGES,
     ):
         session.execute(text(statement), ids)
+
+
+def find_deleted(session: Session, snapshots: Sequence[str], pixels: Sequence[str]) -> set[str]:
+    """Which of these pictures somebody deleted here: SHA-256 of their pixels.
+
+    Args:
+        snapshots: digests of those that the pictures are members of.
+        pixels: SHA-256 of each picture's pixels.
+
+    Known are those whose files are still to go, and those that a snapshot of this installation has lost.
+    """
+    lost = bool(session.scalar(text(_WAS_DELETED_FROM), {"snapshots": list(snapshots)}))
+    return set(session.scalars(text(_NOWHERE), {"pixels": list(pixels), "all": lost}))
 
 
 def drop_pixels(session: Session, image_ids: Sequence[UUID]) -> None:

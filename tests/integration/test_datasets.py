@@ -1,4 +1,4 @@
-"""Datasets: a snapshot as a folder, held against another, taken in elsewhere with the same digest."""
+"""Datasets: a snapshot as a folder, listed, and held against another."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ from PIL import Image as Pictures
 from pyarrow import parquet
 from sqlalchemy import select
 
-from backtalk import catalogue, datasets, importing, snapshots
+from backtalk import catalogue, datasets, snapshots
 from backtalk.callers import Caller
 from backtalk.dataset import Labelled, put_sample
-from backtalk.datasetfiles import compare, read_dataset
-from backtalk.errors import Conflict, DatasetConflict, DatasetInvalid, SnapshotNotFound, UnknownLabel
+from backtalk.datasetfiles import read_dataset
+from backtalk.errors import Conflict, DatasetInvalid, SnapshotNotFound
 from backtalk.groups import Candidate, Source, place_images
 from backtalk.images import decode, pixels_digest
 from backtalk.serving import LiveModels
@@ -24,14 +24,10 @@ from backtalk.states import Origin, Scope, Side, Split
 from backtalk.sums import write_sums
 from backtalk.system import System
 from backtalk.tables import (
-    AuditEntry,
-    GroupMember,
     Image,
-    ImageGroup,
     Model,
     Prediction,
     Sample,
-    Snapshot,
 )
 from tests import factories as make
 from tests.integration.test_backups import other as other  # noqa: PLC0414
@@ -106,64 +102,6 @@ def test_a_snapshot_becomes_a_folder_that_says_the_same(taught: System, tmp_path
     export(taught, tmp_path / "data")  # again, in its place: the same bytes
     assert {p.name: p.read_bytes() for p in (tmp_path / "data").rglob("*") if p.is_file()} == first
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".data")] == []
-
-
-def test_taken_in_elsewhere_it_has_the_same_digest_and_the_same_splits(
-    taught: System, other: System, tmp_path: Path, tiny_folder: Path
-):
-    digest = freeze(taught)
-    export(taught, tmp_path / "data")
-    make_served_model(other, tiny_folder, "beasts")
-    made = importing.import_dataset(other, model_name="beasts", folder=tmp_path / "data")
-    assert made.digest == digest
-    export(other, tmp_path / "again")
-    assert compare(read_dataset(tmp_path / "data"), read_dataset(tmp_path / "again")).is_empty
-    with other.db.reading() as session:
-        assert session.scalars(select(Snapshot.digest)).one() == digest
-        sides = session.execute(
-            select(Sample.split, ImageGroup.side)
-            .join(GroupMember, GroupMember.image_id == Sample.image_id)
-            .join(ImageGroup, ImageGroup.id == GroupMember.group_id)
-        ).all()
-        assert sides
-        assert all(split == side for split, side in sides)
-        assert make.count(session, AuditEntry, action="dataset.import", actor="cli") == 1
-    again = importing.import_dataset(other, model_name="beasts", folder=tmp_path / "data")
-    assert (again.new, again.known, again.digest) == (0, made.new, digest)
-
-
-def test_what_contradicts_is_refused_as_a_whole(
-    taught: System, other: System, tmp_path: Path, tiny_folder: Path
-):
-    freeze(taught)
-    export(taught, tmp_path / "data")
-    first = next(e for e in read_dataset(tmp_path / "data").entries if e.split == Split.TRAIN)
-    make_served_model(other, tiny_folder, "beasts")
-    with other.db.transaction() as session:  # what they teach there is judged on here
-        model = session.scalars(select(Model)).one()
-        image = make.make_image(session, perceptual_hash=first.group_hash ^ 1)
-        make.make_group(session, model, image, Side.EVAL)
-    with pytest.raises(DatasetConflict, match="another side here") as refused:
-        importing.import_dataset(other, model_name="beasts", folder=tmp_path / "data")
-    assert first.file in refused.value.extra["files"]
-    with other.db.reading() as session:
-        assert make.count(session, Sample) == 0
-        assert make.count(session, Snapshot) == 0
-    with taught.db.transaction() as session:
-        sample = session.scalars(select(Sample).where(Sample.split == Split.TRAIN)).first()
-        teach(session, session.get_one(Model, sample.model_id), sample.image_id, "owl")
-    with pytest.raises(DatasetConflict, match="known otherwise"):
-        importing.import_dataset(taught, model_name="animals", folder=tmp_path / "data")
-
-
-def test_a_model_with_other_labels_takes_nothing_in(
-    taught: System, other: System, tmp_path: Path, tiny_folder: Path
-):
-    freeze(taught)
-    export(taught, tmp_path / "data")
-    make_served_model(other, tiny_folder, "beasts", labels=["cat", "dog"])
-    with pytest.raises(UnknownLabel, match="owl"):
-        importing.import_dataset(other, model_name="beasts", folder=tmp_path / "data")
 
 
 DAMAGE = {
