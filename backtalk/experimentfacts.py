@@ -1,6 +1,6 @@
 """What MLflow is told of a run: gathered from its rows, in MLflow's terms."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -8,15 +8,16 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backtalk import champions
+from backtalk.interventions import PROMOTABLE
 from backtalk.mlflow_log import CHALLENGER, CHAMPION
-from backtalk.states import RunState, VersionState
+from backtalk.states import ACTIVE_RUN_STATES, VERDICT_RUN_STATES, RunState, VersionState
 from backtalk.sums import KEPT_AFTER_PRUNING
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Run, Snapshot, Version
 
 FIRST = "create:"  # with the model's name, the key of version 1, which no run made
-#: Ends of a run whose version is registered: the others made none that was judged.
-_JUDGED = (RunState.PROMOTED, RunState.PASSED, RunState.REJECTED, RunState.INCONCLUSIVE)
+#: A version that is or was the champion goes along whole.
+_WAS_LIVE = (VersionState.LIVE, VersionState.RETIRED)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Told:
     name: str
     status: str  # FINISHED, FAILED or KILLED, as MLflow has it
     started_ms: int
-    ended_ms: int
+    ended_ms: int | None  # None while it goes on, when its version is live already
     version: int | None
     params: dict[str, Any]
     metrics: list[tuple[str, float, int]]  # name, value, step
@@ -38,13 +39,12 @@ class Told:
 
 
 def describe_run(session: Session, system: System, run: Run) -> Told:
-    """A run that has ended."""
+    """A run that has ended, or one whose version a person made live before that."""
     model = session.get_one(Model, run.model_id)
     version = session.scalar(
         select(Version).where(Version.model_id == model.id, Version.number == (run.version or 0))
     )
     checks = _list_checks(session, run)
-    assert run.ended_at is not None  # only ended runs are told of
     params: dict[str, Any] = {"kind": run.kind, "seed": run.seed, "base_version": run.base_version}
     if run.recipe is not None:
         params |= _flatten("recipe", run.recipe)
@@ -52,6 +52,8 @@ def describe_run(session: Session, system: System, run: Run) -> Told:
     if version is not None:
         params |= _describe_version(version)
         metrics += _read_metrics(version)
+    if run.ended_at is None:  # told at its end, once: MLflow keeps each number with its time
+        metrics = []
     tags = {
         "backtalk.state": run.state,
         "backtalk.trigger": run.trigger_key,
@@ -61,21 +63,25 @@ def describe_run(session: Session, system: System, run: Run) -> Told:
         "backtalk.snapshot": run.snapshot_digest or "",
         "backtalk.version": str(run.version or ""),
     } | {f"backtalk.gate.{c.check}": _say(c.passed) for c in checks}
-    is_registered = version is not None and run.state in _JUDGED
     return Told(
         key=str(run.id),
         model=model.name,
         name=f"{run.kind} {run.version or ''}".strip(),
         status={RunState.FAILED: "FAILED", RunState.CANCELLED: "KILLED"}.get(RunState(run.state), "FINISHED"),
         started_ms=_to_ms(run.started_at or run.created_at),
-        ended_ms=_to_ms(run.ended_at),
-        version=run.version if is_registered else None,
+        ended_ms=_to_ms(run.ended_at) if run.ended_at else None,
+        version=version.number if version is not None and _is_registered(run, version) else None,
         params=params,
         metrics=metrics,
         tags=tags,
         dataset=_describe_dataset(session, model.id, run.snapshot_digest),
-        files=_list_files(system, version, whole=run.state == RunState.PROMOTED),
+        files=_list_files(system, version),
     )
+
+
+def _is_registered(run: Run, version: Version) -> bool:
+    """One that was judged, or that a person may make live whatever became of its run."""
+    return run.state in VERDICT_RUN_STATES or version.state in (VersionState.LIVE, *PROMOTABLE)
 
 
 def describe_first(session: Session, system: System, model: Model) -> Told:
@@ -97,7 +103,7 @@ def describe_first(session: Session, system: System, model: Model) -> Told:
         metrics=_read_metrics(version),
         tags={"backtalk.version": "1", "backtalk.snapshot": first or ""},
         dataset=_describe_dataset(session, model.id, first),
-        files=_list_files(system, version, whole=True),
+        files=_list_files(system, version),
     )
 
 
@@ -149,30 +155,47 @@ def _describe_dataset(session: Session, model_id: int, digest: str | None) -> di
     return None if counts is None else {"digest": digest, "counts": counts}
 
 
-def _list_files(system: System, version: Version | None, *, whole: bool) -> list[str]:
+def _list_files(system: System, version: Version | None) -> list[str]:
     """What goes along: all of a version that went live; of others what explains them."""
     if version is None:
         return []
     folder = champions.locate(system, version)
     if not folder.is_dir():
         return []
-    return [str(folder)] if whole else [str(folder / name) for name in sorted(KEPT_AFTER_PRUNING)]
+    if version.state in _WAS_LIVE:
+        return [str(folder)]
+    return [str(folder / name) for name in sorted(KEPT_AFTER_PRUNING)]
 
 
-def describe_aliases(session: Session, model: Model) -> dict[str, Any]:
-    """Which version each alias is to name.
+def describe_aliases(session: Session, system: System, model: Model) -> dict[str, Any]:
+    """Which version each alias is to name, each with all that MLflow needs to know it by.
 
-    The challenger is the newest version after the champion that a person could promote.
+    The challenger is the newest version after the champion that a person could promote and no run works on.
     """
+    busy = select(Run.version).where(
+        Run.model_id == model.id, Run.state.in_(ACTIVE_RUN_STATES), Run.version.is_not(None)
+    )
     newest = session.scalar(
         select(func.max(Version.number)).where(
             Version.model_id == model.id,
-            Version.state.in_((VersionState.CANDIDATE, VersionState.INCONCLUSIVE)),
+            Version.state.in_(PROMOTABLE),
+            Version.pruned_at.is_(None),
             Version.number > (model.live_version or 0),
+            Version.number.not_in(busy),
         )
     )
-    aliases = {CHAMPION: model.live_version, CHALLENGER: newest}
+    numbers = {CHAMPION: model.live_version, CHALLENGER: newest}
+    aliases = {alias: _find_told(session, system, model, number) for alias, number in numbers.items()}
     return {"name": model.name, "generation": model.generation, "aliases": aliases}
+
+
+def _find_told(session: Session, system: System, model: Model, number: int | None) -> dict[str, Any] | None:
+    if number is None:
+        return None
+    run = session.scalar(select(Run).where(Run.model_id == model.id, Run.version == number))
+    return asdict(
+        describe_first(session, system, model) if run is None else describe_run(session, system, run)
+    )
 
 
 def _flatten(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

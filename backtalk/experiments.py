@@ -46,6 +46,7 @@ class Experiments:
     def __init__(self, system: System) -> None:
         self._system = system
         self._pause_until = 0.0
+        self._resting: dict[str, float] = {}  # models that MLflow refused, and until when they wait
 
     def tell(self) -> int:
         """Write what is due; how many runs and models were written. Never raises for what MLflow does."""
@@ -63,9 +64,13 @@ class Experiments:
             return self._write(wanted) if wanted["runs"] or wanted["models"] else 0
 
     def _gather(self, session: Session) -> dict[str, Any]:
+        now = monotonic()
+        resting = select(Model.id).where(
+            Model.name.in_([name for name, until in self._resting.items() if now < until])
+        )
         runs = session.scalars(
             select(Run)
-            .where(Run.ended_at.is_not(None), Run.mlflow_run_id.is_(None))
+            .where(Run.ended_at.is_not(None), Run.mlflow_run_id.is_(None), Run.model_id.not_in(resting))
             .order_by(Run.ended_at)
             .limit(AT_ONCE)
         ).all()
@@ -73,6 +78,7 @@ class Experiments:
         models = session.scalars(
             select(Model).where(
                 Model.live_version.is_not(None),
+                Model.id.not_in(resting),
                 Model.tracked_generation.is_distinct_from(Model.generation) | Model.id.in_(touched),
             )
         ).all()
@@ -80,19 +86,24 @@ class Experiments:
         firsts = [describe_first(session, self._system, m) for m in models if m.tracked_generation is None]
         return {
             "tracking_uri": find_tracking_uri(self._system),
-            "artifacts": None if "MLFLOW_TRACKING_URI" in os.environ else str(_local_folder(self._system)),
+            "artifacts": None if _find_server() else str(_local_folder(self._system)),
             "runs": [asdict(told) for told in [*firsts, *ended]],
-            "models": [describe_aliases(session, model) for model in models],
+            "models": [describe_aliases(session, self._system, model) for model in models],
         }
 
     def _write(self, wanted: dict[str, Any]) -> int:
         answers = _run_child(wanted)
+        written = [answer for answer in answers if "refused" not in answer]
         with self._system.db.transaction() as session:
-            for answer in answers:
+            for answer in written:
                 _note(session, answer)
+        reasons = {answer["refused"]: answer["reason"] for answer in answers if "refused" in answer}
+        for model, reason in reasons.items():
+            log.warning("%s: MLflow refuses what it is told, tried again later: %s", model, reason)
+            self._resting[model] = monotonic() + PAUSE_S
         if len(answers) < len(wanted["runs"]) + len(wanted["models"]):
             self._pause_until = monotonic() + PAUSE_S
-        return len(answers)
+        return len(written)
 
 
 @contextmanager
@@ -114,7 +125,7 @@ def _run_child(wanted: dict[str, Any]) -> list[dict[str, Any]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_ENVIRONMENT | os.environ,
+        env=_ENVIRONMENT | os.environ | {"MLFLOW_TRACKING_URI": wanted["tracking_uri"]},
         start_new_session=True,
     )
     try:
@@ -141,7 +152,12 @@ def _note(session: Session, answer: dict[str, Any]) -> None:
 
 def find_tracking_uri(system: System) -> str:
     """What MLFLOW_TRACKING_URI says, else a file in the home: MLflow's own kind of local store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_local_folder(system)}/mlflow.db"
+    return _find_server() or f"sqlite:///{_local_folder(system)}/mlflow.db"
+
+
+def _find_server() -> str | None:
+    """An empty word is none: so compose files and shells leave what is not set."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def _local_folder(system: System) -> Path:

@@ -1,12 +1,14 @@
 """Writes runs and aliases into MLflow, in a process of its own: its libraries take seconds and 230 MB.
 
 Reads what to write as one JSON document on standard input, and answers a line of JSON for each run and model
-that is written. Writing the same again changes nothing. Started by `backtalk.experiments`.
+that is written, or that MLflow refuses. Writing the same again changes nothing. Started by
+`backtalk.experiments`.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ RUN_TAG, VERSION_TAG = "backtalk.run", "backtalk.version"
 CHAMPION, CHALLENGER = "champion", "challenger"
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000  # what one call of MLflow's REST API takes
 _LONGEST = 6000  # characters of a parameter's value
+_FOLDER = "version"  # of a run's artifacts
+#: What MLflow raises where it is its server, or the way there, that fails, and not what it was told.
+_AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 
 class MlflowLog:
@@ -32,10 +37,11 @@ class MlflowLog:
         self._log_values(run_id, run)
         for path in map(Path, run["files"]):
             if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), "version")
+                self._client.log_artifacts(run_id, str(path), _FOLDER)
             elif path.is_file():
-                self._client.log_artifact(run_id, str(path), "version")
-        self._client.set_terminated(run_id, run["status"], run["ended_ms"])
+                self._client.log_artifact(run_id, str(path), _FOLDER)
+        if run["ended_ms"] is not None:
+            self._client.set_terminated(run_id, run["status"], run["ended_ms"])
         if run["version"] is not None:
             self._register(run["model"], run["version"], run_id)
         return run_id
@@ -61,8 +67,9 @@ class MlflowLog:
         return str(made.info.run_id)
 
     def _log_values(self, run_id: str, run: dict[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in run["tags"].items()])
         params = [Param(name, str(value)[:_LONGEST]) for name, value in run["params"].items()]
         for start in range(0, len(params), _PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS_AT_ONCE])
@@ -85,36 +92,74 @@ class MlflowLog:
         if not self._client.search_registered_models(f"name = '{model}'"):
             self._client.create_registered_model(model)
         if self._find_version(model, version) is None:
-            source = f"{self._client.get_run(run_id).info.artifact_uri}/version"
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{_FOLDER}"
             self._client.create_model_version(
                 model, source=source, run_id=run_id, tags={VERSION_TAG: str(version)}
             )
 
-    def _find_version(self, model: str, version: int) -> str | None:
+    def _find_version(self, model: str, version: int) -> Any | None:
         """MLflow numbers versions by itself; ours stand in a tag."""
         for found in self._client.search_model_versions(f"name = '{model}'"):
             if found.tags.get(VERSION_TAG) == str(version):
-                return str(found.version)
+                return found
         return None
 
-    def set_aliases(self, model: str, versions: dict[str, int | None]) -> None:
-        """Point each alias at our version of that number, if MLflow knows it, else at none."""
-        for alias, number in versions.items():
-            found = self._find_version(model, number) if number is not None else None
-            if found is not None:
-                self._client.set_registered_model_alias(model, alias, found)
+    def set_aliases(self, model: str, aliases: dict[str, dict[str, Any] | None]) -> None:
+        """Point each alias at the version that a run made, or at none."""
+        for alias, run in aliases.items():
+            if run is not None:
+                self._client.set_registered_model_alias(model, alias, self._get_version(run))
             elif self._client.search_registered_models(f"name = '{model}'"):
                 self._client.delete_registered_model_alias(model, alias)
 
+    def _get_version(self, run: dict[str, Any]) -> str:
+        """MLflow's number of the version that a run made; it is told now what it was not told of that."""
+        found = self._find_version(run["model"], run["version"])
+        if found is None or self._lacks_files(found.run_id, run["files"]):
+            self.write_run(run)
+            found = self._find_version(run["model"], run["version"])
+        assert found is not None  # it was registered just now
+        return str(found.version)
+
+    def _lacks_files(self, run_id: str, files: list[str]) -> bool:
+        """Whether a version went live since it was told of: before, only what explains it goes along."""
+        folder = next((path for path in map(Path, files) if path.is_dir()), None)
+        if folder is None:
+            return False
+        there = {Path(one.path).name for one in self._client.list_artifacts(run_id, _FOLDER)}
+        return any(path.name not in there for path in folder.iterdir())
+
 
 def write(wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Write all that is wanted; yields what is done, as soon as it is."""
+    """Write all that is wanted; yields what is done, or refused, as soon as it is."""
     log = MlflowLog(wanted["tracking_uri"], wanted["artifacts"])
     for run in wanted["runs"]:
-        yield {"run": run["key"], "mlflow_run_id": log.write_run(run)}
+        yield _try(run["model"], partial(_write_run, log, run))
     for model in wanted["models"]:
-        log.set_aliases(model["name"], model["aliases"])
-        yield {"model": model["name"], "generation": model["generation"]}
+        yield _try(model["name"], partial(_write_aliases, log, model))
+
+
+def _write_run(log: MlflowLog, run: dict[str, Any]) -> dict[str, Any]:
+    return {"run": run["key"], "mlflow_run_id": log.write_run(run)}
+
+
+def _write_aliases(log: MlflowLog, model: dict[str, Any]) -> dict[str, Any]:
+    log.set_aliases(model["name"], model["aliases"])
+    return {"model": model["name"], "generation": model["generation"]}
+
+
+def _try(model: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """That one model is refused (its experiment was deleted, say) is no reason not to tell of others."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return work()
+    except MlflowException as error:
+        if error.error_code in _AWAY:
+            raise
+        return {"refused": model, "reason": str(error)}
+    except (FileNotFoundError, PermissionError) as error:  # of the place where its artifacts are to lie
+        return {"refused": model, "reason": str(error)}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from psycopg.errors import InsufficientPrivilege
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from backtalk import complaints, neighbours, removals, retention
@@ -38,7 +38,8 @@ def prune_versions(system: System, model_id: int) -> None:
         if not try_share(session, removals.FILES):
             return  # a backup runs; the next sweep comes in a minute
         promoted = set(session.scalars(select(LedgerEntry.version).where(LedgerEntry.model_id == model_id)))
-        for version in _list_prunable(session, model_id, promoted):
+        prunable = _list_prunable(session, model_id, promoted)
+        for version in prunable:
             failpoint("upkeep.before_prune")
             if version.number in promoted:
                 system.versions.prune(version.path)
@@ -47,6 +48,14 @@ def prune_versions(system: System, model_id: int) -> None:
             failpoint("upkeep.after_prune")
             version.pruned_at = func.now()
             log.info("version %d of model %d pruned", version.number, model_id)
+        if prunable:
+            _have_aliases_told(session, model_id)
+
+
+def _have_aliases_told(session: Session, model_id: int) -> None:
+    """MLflow's `challenger` may be the version that nobody can promote any more."""
+    told = update(Model).where(Model.id == model_id, Model.tracked_generation.is_not(None))
+    session.execute(told.values(tracked_generation=0))
 
 
 def _list_prunable(session: Session, model_id: int, promoted: set[int]) -> list[Version]:

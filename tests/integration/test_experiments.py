@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from backtalk import experiments
+from backtalk import experiments, upkeep
 from backtalk.config import Settings
 from backtalk.experiments import Experiments
-from backtalk.states import RunState
+from backtalk.states import RunState, VersionState
+from backtalk.sums import write_sums
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Run, Version
 from tests import factories as make
@@ -53,8 +54,21 @@ def told(system: System, tiny_folder: Path) -> System:
             "tuning": {"history": [{"epoch": 1, "log_loss": 0.9}, {"epoch": 2, "log_loss": 0.5}]},
         }
     go_live(system, "animals", 2)
+    return switch_on(system)
+
+
+def switch_on(system: System) -> System:
     settings = system.settings.model_copy(update={"mlflow": True})
     return System(**{**vars(system), "settings": settings})
+
+
+def end_run(system: System, number: int, state: RunState, becomes: VersionState) -> None:
+    """A run made version `number` and ended so; nothing was said of it yet."""
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model).where(Model.name == "animals")).one()
+        times = {"started_at": func.now(), "ended_at": func.now()}
+        make.make_run(session, model, state=state, version=number, base_version=1, reason="So.", **times)
+        session.scalars(select(Version).where(Version.number == number)).one().state = becomes
 
 
 def snapshot_of(model: Model, digest: str) -> Any:
@@ -105,6 +119,107 @@ def test_runs_are_told_once_and_the_aliases_follow_the_champion(told: System) ->
 def alias(client: Any, name: str) -> str | None:
     found = client.get_registered_model("animals").aliases.get(name)
     return client.get_model_version("animals", found).tags["backtalk.version"] if found else None
+
+
+@pytest.mark.slow
+def test_a_version_that_a_person_makes_live_is_there_whole_whatever_became_of_its_run(
+    system: System, tiny_folder: Path
+) -> None:
+    make_served_model(system, tiny_folder)
+    folder = system.versions.root / "animals" / "2"
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "SHA256SUMS").unlink()
+    write_sums(folder)
+    end_run(system, 2, RunState.FAILED, VersionState.CANDIDATE)  # whoever judged it died three times
+    told = switch_on(system)
+    teller, client = Experiments(told), connect(told)
+    assert teller.tell() == 3
+    assert (alias(client, "champion"), alias(client, "challenger")) == ("1", "2")
+    challenger = client.get_model_version_by_alias("animals", "challenger")
+    assert list_files(client, challenger.run_id) == {"SHA256SUMS", "head.npz"}
+    go_live(told, "animals", 2)
+    assert teller.tell() == 1
+    assert (alias(client, "champion"), alias(client, "challenger")) == ("2", None)
+    assert list_files(client, challenger.run_id) == {"SHA256SUMS", "head.npz", "saved_model.pb"}
+    client.delete_model_version("animals", challenger.version)  # and its alias with it
+    go_live(told, "animals", 2)
+    assert teller.tell() == 1
+    assert alias(client, "champion") == "2"
+
+
+def list_files(client: Any, run_id: str) -> set[str]:
+    return {file.path.removeprefix("version/") for file in client.list_artifacts(run_id, "version")}
+
+
+@pytest.mark.slow
+def test_the_challenger_is_the_newest_version_that_a_person_could_make_live(
+    system: System, tiny_folder: Path
+) -> None:
+    make_served_model(system, tiny_folder, versions=6)
+    end_run(system, 2, RunState.INCONCLUSIVE, VersionState.INCONCLUSIVE)
+    for number in (3, 4, 5):
+        end_run(system, number, RunState.REJECTED, VersionState.REJECTED)
+    with system.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        make.make_run(session, model, state=RunState.JUDGING, version=6)
+    told = switch_on(system)
+    teller, client = Experiments(told), connect(told)
+    assert teller.tell() == 6
+    assert alias(client, "challenger") == "2"
+    upkeep.prune_versions(told, model.id)
+    assert teller.tell() == 1
+    assert (alias(client, "champion"), alias(client, "challenger")) == ("1", None)
+    go_live(told, "animals", 5)
+    go_live(told, "animals", 1)  # as a rollback does
+    assert teller.tell() == 1
+    assert (alias(client, "champion"), alias(client, "challenger")) == ("1", "5")
+
+
+@pytest.mark.slow
+def test_an_empty_address_is_none(
+    system: System, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    make_served_model(system, tiny_folder)
+    told = switch_on(system)
+    assert Experiments(told).tell() == 2
+    champion = connect(told).get_model_version_by_alias("animals", "champion")
+    assert champion.source.startswith(str(told.settings.home / "mlflow" / "animals"))
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_one_model_that_mlflow_refuses_silences_no_other(
+    system: System,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_served_model(system, tiny_folder)
+    make_served_model(system, tiny_folder, "beasts")
+    told = switch_on(system)
+    teller, client = Experiments(told), connect(told)
+    assert teller.tell() == 4
+    client.delete_experiment(client.get_experiment_by_name("animals").experiment_id)
+    monkeypatch.setattr(experiments, "AT_ONCE", 2)
+    with told.db.transaction() as session:
+        animals, beasts = session.scalars(select(Model).order_by(Model.name)).all()
+        for model in (animals, animals, beasts):
+            make.make_run(session, model, state=RunState.FAILED, ended_at=func.clock_timestamp())
+    with caplog.at_level(logging.WARNING):
+        teller.tell()
+    assert "animals: MLflow refuses what it is told, tried again later" in caplog.text
+    assert "must be in the 'active' state" in caplog.text
+    assert teller.tell() == 2  # the run of the other model, and its aliases
+    found = client.search_runs([client.get_experiment_by_name("beasts").experiment_id])
+    assert len(found) == 2
+    started: list[object] = []
+    monkeypatch.setattr(experiments, "_run_child", started.append)
+    assert teller.tell() == 0
+    assert started == []  # the refused one rests
+    assert alias(client, "champion") == "1"
 
 
 @pytest.mark.slow
