@@ -1,9 +1,10 @@
 """`make bench-accuracy`: how often versions are right on real images, over seeds, beside what is published.
 
-    python -m bench.accuracy --seeds 0 1 2 --threads 4 --jobs 1
+    python -m bench.accuracy --threads 1 --jobs 2
 
-Each seed draws its own quarter of the solar cells for the test. What is done already is not done again, and a
-full run that was cut off goes on from its last checkpoint.
+Seeds and size of images are those of the table in docs/accuracy.md. Each seed draws its own quarter of the
+solar cells for the test. What is done already is not done again, and a full run that was cut off goes on from
+its last checkpoint.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,10 +55,10 @@ def main(words: list[str] | None = None) -> int:
 
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__)
-    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int, help="each draws a split")
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2, 3, 4], type=int, help="each draws a split")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--backbone", default="efficientnet-lite0")
-    parser.add_argument("--input-size", type=int, default=300, help="side of its images, pixels")
+    parser.add_argument("--input-size", type=int, default=260, help="side of its images, pixels")
     parser.add_argument("--weights", help="a file, or `random`; ImageNet's by default")
     parser.add_argument("--full", default="surfaces", help="recipe of the full run")
     parser.add_argument("--int8", default="int8", help="recipe of its 8-bit copy")
@@ -114,10 +115,12 @@ def _measure_all(
             if results.find(seed, arm, _describe(settings, given, arm)) is not None:
                 continue
             task = progress.add_task(f"seed {seed}, {arm}", total=1.0)
+            show_line = line_writer(console, f"seed {seed}, {arm}")
             for told in _start_one(given, seed, arm):
-                loss = "" if told["loss"] is None else f", loss {told['loss']:.3f}"
-                said = f"seed {seed}, {arm}: {told['part']}{loss}"
+                said = f"seed {seed}, {arm}: {told['part']}{_say_loss(told)}"
                 progress.update(task, completed=told["fraction"], description=said)
+                if not console.is_terminal:
+                    show_line(told)
             progress.remove_task(task)
             row = results.find(seed, arm, _describe(settings, given, arm))
             if row is None:
@@ -126,9 +129,29 @@ def _measure_all(
                 return  # the others build on it
             console.print(f"seed {seed}, {arm}: {100 * row['accuracy']:.2f} % in {row['seconds']:.0f} s")
 
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(given.jobs) as pool:
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    with bars as progress, ThreadPoolExecutor(given.jobs) as pool:
         list(pool.map(measure, given.seeds))
     return failed
+
+
+def line_writer(console: Console, name: str) -> Callable[[dict[str, Any]], None]:
+    """For output that shows no bars: a line when a part begins, and about every tenth of it."""
+    last: tuple[str, int] | None = None
+
+    def show(told: dict[str, Any]) -> None:
+        nonlocal last
+        reached = told["part"], min(10, int(10 * told["fraction"]))
+        if reached != last:
+            last = reached
+            line = f"{name}: {reached[0]} {10 * reached[1]} %{_say_loss(told)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _say_loss(told: dict[str, Any]) -> str:
+    return "" if told["loss"] is None else f", loss {told['loss']:.3f}"
 
 
 def _start_one(given: argparse.Namespace, seed: int, arm: str) -> Iterator[dict[str, Any]]:
