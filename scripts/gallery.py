@@ -15,26 +15,15 @@ from sqlalchemy.orm import Session
 from backtalk import bootstrap, identity, schema, tables
 from backtalk.config import Settings
 from backtalk.servers import PostgresServer
-from backtalk.states import ItemKind, RunKind, RunState, Scope, Split
+from backtalk.states import ItemKind, RunState, Scope, Split
 from backtalk.system import System
 from backtalk.tables import Model, ReviewItem, Sample
-from tests import exhibits, factories, showroom
+from tests import exhibits, factories, showroom, tunings
 
 LABELS = ["functional", "defective"]
 TRAINED_ON = 462  # samples, as the newest snapshot of the history says
 MISTAKEN = (4, 11, 23, 24, 33, 45, 51)  # gold items that were answered wrongly
 NOTES = ("Dark finger, lower left.", None, "Crack across the busbar, seen again after reflow.")
-TUNING = {
-    "part": "tune",
-    "fraction": 0.41,
-    "epoch": 5,
-    "epochs": 12,
-    "step": 1640,
-    "steps": 4000,
-    "loss": 0.3127,
-    "accuracy": 0.913,
-    "time_left_s": 1190.0,
-}
 
 
 @dataclass(frozen=True)
@@ -115,17 +104,16 @@ def add_runs_at_work(session: Session, model: Model) -> None:
         base_version=5,
         version=6,
     )
-    factories.make_run(
+    tunings.add_full_run(
         session,
         model,
-        kind=RunKind.FULL,
-        state=RunState.TRAINING,
+        RunState.TRAINING,
         requested_by="user:ada",
-        started_at=showroom.minutes_ago(14),
+        started_at=showroom.minutes_ago(6),
         heartbeat_at=showroom.minutes_ago(0.01),
-        progress=TUNING,
-        attempt=1,
+        progress=tunings.make_progress(),
         base_version=5,
+        tuned_from=5,
         version=7,
     )
 

@@ -3,6 +3,7 @@
 python -m scripts.screenshots                       # of a model with an invented history
 python -m scripts.screenshots --address http://127.0.0.1:8000 --user ada --model solar-cells
                                                     # of a running stack; asks for the password
+python -m scripts.screenshots --only run-full runs  # those pictures alone
 """
 
 import argparse
@@ -38,13 +39,14 @@ LOOKS = (
         "light",
         390,
         844,
-        frozenset({"model", "run-promoted", "version", "compare", "review", "grid"}),
+        frozenset({"model", "run-promoted", "run-full", "version", "compare", "review", "grid"}),
     ),
 )
 
 
 # --- pictures ----------------------------------------------------------------------------------
-def shoot_all(visit: Visit, out: Path) -> None:
+def shoot_all(visit: Visit, out: Path, only: frozenset[str] = frozenset()) -> None:
+    """`only`: names of the pictures to be taken; all of them where it is empty."""
     path = shutil.which("chromium")
     if path is None:
         raise SystemExit("Chromium is not on the PATH (Debian: apt-get install chromium).")
@@ -52,11 +54,11 @@ def shoot_all(visit: Visit, out: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         for look in LOOKS:
-            shoot_look(browser, visit, look, out)
+            shoot_look(browser, visit, look, out, only)
         browser.close()
 
 
-def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
+def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path, only: frozenset[str]) -> None:
     context = browser.new_context(
         color_scheme=look.scheme,  # type: ignore[arg-type]
         viewport={"width": look.width, "height": look.height},
@@ -65,7 +67,7 @@ def shoot_look(browser: Browser, visit: Visit, look: Look, out: Path) -> None:
 
     def save(name: str, *, whole: bool = True) -> None:
         file = out / f"{name}-{look.name}.png"
-        if look.pages and name not in look.pages:
+        if (look.pages and name not in look.pages) or (only and name not in only):
             return
         page.evaluate("document.querySelectorAll('img[loading=lazy]').forEach(one => one.loading = 'eager')")
         page.wait_for_load_state("networkidle")
@@ -117,12 +119,15 @@ def shoot_version(page: Page, visit: Visit, model: str, save) -> None:  # type: 
 
 
 def shoot_runs(page: Page, model: str, save) -> None:  # type: ignore[no-untyped-def]
-    """The newest run, and the newest of each end."""
+    """The newest run, the newest of each end, and the newest full one that went live."""
     page.goto(f"{model}/runs")
     seen: dict[str, str] = {}
     for row in page.locator("tbody tr").all():
         state = row.locator(".badge").inner_text().strip().replace(", ", "-")
-        seen.setdefault(state, row.locator("a").first.get_attribute("href") or "")
+        address = row.locator("a").first.get_attribute("href") or ""
+        seen.setdefault(state, address)
+        if state == "promoted" and row.get_by_role("cell", name="full", exact=True).count():
+            seen.setdefault("full", address)
     for state, address in seen.items():
         page.goto(model.split("/models/", maxsplit=1)[0] + address)
         save(f"run-{state}")
@@ -176,13 +181,15 @@ def main() -> None:
     parser.add_argument("--password", help="of the user; asked for if not given")
     parser.add_argument("--model", default="solar-cells")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--only", nargs="*", default=(), metavar="NAME", help="pictures to be taken")
     given = parser.parse_args()
+    only = frozenset(given.only)
     if given.address:
         password = given.password or getpass.getpass(f"Password of {given.user}: ")
-        shoot_all(Visit(given.address.rstrip("/"), given.user, password, given.model), given.out)
+        shoot_all(Visit(given.address.rstrip("/"), given.user, password, given.model), given.out, only)
     else:
         with run_showroom() as visit:
-            shoot_all(visit, given.out)
+            shoot_all(visit, given.out, only)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from backtalk.states import ItemKind, RunKind, RunState, Scope, VersionState
 from backtalk.system import System
 from backtalk.tables import GateCheck, LedgerEntry, Model, ReviewItem, Run, Snapshot, TriggerCheck, Version
 from services.wsgi import create_app
-from tests import factories
+from tests import factories, tunings
 
 PASSWORD = "correct horse battery"
 WAITING = "52 decided statements wait, and 50 are enough."  # as the product says it
@@ -149,10 +149,12 @@ class Tried:
     broken: int
     age_min: float
     trigger_key: str
+    kind: RunKind = RunKind.HEAD
+    took_min: float = 0.15
 
 
 STORY = (
-    Tried(RunState.PROMOTED, 58, 21, 300, "approved:50"),
+    Tried(RunState.PROMOTED, 58, 21, 300, "nightly:2026-11-23", RunKind.FULL, 13),
     Tried(RunState.INCONCLUSIVE, 12, 14, 240, "approved:100"),
     Tried(RunState.REJECTED, 9, 41, 180, "nightly:2026-11-24"),
     Tried(RunState.PROMOTED, 37, 16, 45, "approved:150"),
@@ -183,7 +185,8 @@ def _add_run(session: Session, model: Model, tried: Tried) -> Run:
     run = factories.make_run(
         session,
         model,
-        kind=RunKind.HEAD,
+        kind=tried.kind,
+        recipe=tunings.read_recipe(epochs=12) if tried.kind == RunKind.FULL else None,
         trigger_key=tried.trigger_key,
         requested_by="policy",
         state=tried.state,
@@ -196,7 +199,7 @@ def _add_run(session: Session, model: Model, tried: Tried) -> Run:
         progress={"part": "verdict", "seconds": {"read": 0.2, "fit": 2.1, "export": 2.6, "verify": 1.1}},
         created_at=minutes_ago(tried.age_min),
         started_at=minutes_ago(tried.age_min - 0.02),
-        ended_at=minutes_ago(tried.age_min - 0.15),
+        ended_at=minutes_ago(tried.age_min - tried.took_min),
     )
     for check in judgement.checks:
         factories.add(session, GateCheck(run_id=run.id, round=1, **vars(check)))
@@ -264,7 +267,9 @@ def _add_version(session: Session, model: Model, run: Run, tried: Tried) -> None
         live.state = VersionState.RETIRED
         session.flush()
     assert run.version is not None
-    chosen = {"strength": 0.25, "alpha": 0.75, "temperature": 1.12, "l2": 0.01}
+    metrics = {"chosen": {"strength": 0.25, "alpha": 0.75, "temperature": 1.12, "l2": 0.01}}
+    if tried.kind == RunKind.FULL:
+        metrics["tuning"] = tunings.make_metrics()
     factories.make_version(
         session,
         model,
@@ -272,7 +277,7 @@ def _add_version(session: Session, model: Model, run: Run, tried: Tried) -> None
         state,
         run_id=run.id,
         parent=run.base_version,
-        metrics={"chosen": chosen},
+        metrics=metrics,
         anchored_at=run.ended_at if promoted else None,
         created_at=run.ended_at,
     )
@@ -321,7 +326,7 @@ def _add_check(session: Session, model: Model, run: Run, tried: Tried) -> None:
             session,
             TriggerCheck(
                 model_id=model.id,
-                kind=RunKind.HEAD,
+                kind=tried.kind,
                 policy={"min_approved": 50},
                 counts={"new": new, "needed": 50, "sentence": sentence},
                 fired=fired,

@@ -110,7 +110,7 @@ class _Tuning:
         self._learn()
         seconds = monotonic() - started
         self._finish()
-        self._tell("export", 0.0)
+        self._tell("export", 0.0, **self._newest_epochs())
         prepared = put_tuned(lesson.store, model, described.name)
         self._tell("export", 1.0)
         return {"backbone": asdict(prepared), "tuning": tell_facts | self._describe(seconds)}
@@ -205,7 +205,6 @@ class _Tuning:
         self._stop_if_asked(save=True)
         if monotonic() - self._saved_at >= recipe.checkpoint_s:
             self._save()
-        each = (self._waited_s + self._worked_s) / self._steps_here
         self._tell(
             "tune",
             standing.step / total,
@@ -214,8 +213,8 @@ class _Tuning:
             step=standing.step,
             steps=total,
             loss=round(loss, 4),
-            time_left_s=round(each * (total - standing.step), 1),
-            **self._newest_accuracy(),
+            time_left_s=round((self._waited_s + self._worked_s) / self._steps_here * (total - standing.step), 1),
+            **self._newest_epochs(),
         )
         used = read_memory_mb()
         if recipe.memory_mb is not None and used > recipe.memory_mb:
@@ -224,9 +223,9 @@ class _Tuning:
                 "`batch_size`, or raise `memory_mb`."
             )
 
-    def _newest_accuracy(self) -> dict[str, float]:
-        last = self._standing.history[-1] if self._standing.history else {}
-        return {"accuracy": last["accuracy"]} if "accuracy" in last else {}
+    def _newest_epochs(self) -> dict[str, Any]:
+        new = self._standing.history[-100:]  # no more, so that a message stays small
+        return {"history": new} | ({"accuracy": new[-1]["accuracy"]} if new and "accuracy" in new[-1] else {})
 
     def _close_epoch(self) -> None:
         """Ask the validation images, which the gate never sees, and keep the best weights."""

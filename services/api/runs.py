@@ -60,7 +60,10 @@ class RunShape(Answer):
     base_version: int | None = Field(description="The champion when it began.")
     version: int | None = Field(description="The number of the version that it made.")
     snapshot_digest: str | None
-    progress: dict[str, Any]
+    progress: dict[str, Any] = Field(
+        description="Its part and how much of that is done; of a full run also `history`: epoch, log loss "
+        "and accuracy of the validation images, of the newest 100 epochs at most."
+    )
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

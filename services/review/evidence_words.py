@@ -133,6 +133,10 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
+def log_loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
 def signed(number: int) -> str:
     """`+3`, `−3` with a true minus sign, `0`."""
     return f"{number:+d}".replace("-", "\N{MINUS SIGN}") if number else "0"

@@ -124,9 +124,15 @@ RECORDS = (
     mark("But %(n)s runs began today, as many as max_runs_per_day allows."),
     mark("The last run has just ended; cooldown_s is %(seconds)s."),
     mark("Somebody is deciding just now; debounce_s is %(seconds)s."),
-    # how runs end otherwise (backtalk.runs, backtalk.trainers)
+    # how runs end otherwise (backtalk.runs, backtalk.trainers, backtalk.learn.finetune)
     mark("The trainer was stopped."),
     mark("The trainer ended %(how)s, before it was done; see its log."),
+    mark("The disk is full. Make room, then ask for the run again."),
+    mark("The device has too little memory for this run: lower `batch_size`."),
+    mark("The run uses %(used)s MB of memory, and its recipe allows %(allowed)s."),
+    mark("Lower `batch_size`, or raise `memory_mb`."),
+    mark("The loss was no number at step %(step)s, epoch %(epoch)s."),
+    mark("Lower `learning_rate` in the recipe, or look for odd images."),
     mark("Quarantined after %(n)s attempts: %(why)s."),
     # a report that looks wrong (backtalk.suspicion)
     mark(

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from backtalk import catalogue
 from backtalk.boards import link_board, name_board
 from backtalk.states import ACTIVE_RUN_STATES, RunKind, RunState
-from backtalk.tables import GateCheck, Model, Run
+from backtalk.tables import GateCheck, Model, Run, Version
 from services.backend import get_backend
 from services.review import evidence_words as say
 from services.review import queries, words
@@ -18,6 +18,7 @@ from services.review.flips import SHOWN_FIRST, Flip, Shelf, describe_flips, find
 from services.review.gate_table import make_line
 from services.review.language import mark
 from services.review.language import translate as _
+from services.review.learning import describe_learning
 from services.review.polling import answer_poll, polled
 from services.review.site import blueprint
 
@@ -49,6 +50,7 @@ def _draw_run(session: Session, model: Model, record: catalogue.RunRecord) -> st
     artefact = queries.find_artefact_check(session, run)
     checks = ([artefact] if artefact else []) + [c for c in record.checks if c.check != "artefact"]
     snapshot = queries.find_snapshot(session, run)
+    version = catalogue.find_version(session, model, run.version) if run.version else None
     return render_template(
         "pages/run_live.html",
         model=model,
@@ -59,7 +61,8 @@ def _draw_run(session: Session, model: Model, record: catalogue.RunRecord) -> st
         before=run.base_version,
         after=run.version,
         snapshot=_tabulate(snapshot.counts) if snapshot else None,
-        facts=_list_facts(session, model, run),
+        learning=describe_learning(run, version),
+        facts=_list_facts(run, version),
         board=_find_board(model, run),
         steps=_list_steps(run),
         fraction=run.progress.get("fraction"),
@@ -126,8 +129,7 @@ def _find_board(model: Model, run: Run) -> str | None:
     return link_board(get_backend().system, name_board(model.name, run.kind, run.id, run.created_at))
 
 
-def _list_facts(session: Session, model: Model, run: Run) -> list[tuple[str, str]]:
-    version = catalogue.find_version(session, model, run.version) if run.version else None
+def _list_facts(run: Run, version: Version | None) -> list[tuple[str, str]]:
     chosen = version.metrics.get("chosen", {}) if version else {}
     facts = [
         (_("Run"), str(run.id)),

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import select
 
 from backtalk.tables import Image, Run, Sample
-from tests import exhibits, factories, showroom
+from tests import exhibits, factories, showroom, tunings
 from tests.desks import LABELS, wait_for_item
 
 AXE = (Path(__file__).parents[1] / "vendor" / "axe.min.js").read_text(encoding="utf-8")
@@ -55,15 +55,17 @@ def paths(system) -> list[str]:  # type: ignore[no-untyped-def]
         model = factories.make_model(session, "cells")
         showroom.add_history(session, model)
         exhibits.add_traffic(session, model, days=3, a_day=20)
+        tunings.add_failures(session, model)
         factories.make_model(session, "hens", labels=list(LABELS))  # with nothing yet
         runs = [str(run.id) for run in session.scalars(select(Run))]
+        judged = session.scalars(select(Run.id).where(Run.version == 5)).one()
     exhibits.add_exhibits(system, "cells", [showroom.draw_picture(i, 80) for i in range(4)])
     with system.db.reading() as session:
         picture = session.scalars(select(Image.id).where(Image.store_key.is_not(None))).first()
         shown = session.scalars(select(Sample.image_id).where(Sample.split == "holdout")).first()
     cells = [f"/models/cells{name}" for name in OF_A_MODEL]
     cells += [f"/models/cells/images/{shown}", f"/models/animals/images/{picture}"]
-    cells += [f"/models/cells/runs/{runs[-1]}/flips?way={way}" for way in ("broken", "fixed")]
+    cells += [f"/models/cells/runs/{judged}/flips?way={way}" for way in ("broken", "fixed")]
     cells += [f"/models/hens{name}" for name in ("", "/versions", "/versions/1", "/compare")]
     grids = [
         f"/review/animals/grid{query}"

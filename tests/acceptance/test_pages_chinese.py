@@ -9,7 +9,7 @@ from sqlalchemy import select
 from backtalk.states import Scope
 from backtalk.system import System
 from backtalk.tables import Image, Run, Sample
-from tests import exhibits, factories, showroom
+from tests import exhibits, factories, showroom, tunings
 from tests.acceptance.test_pages_axe import OF_A_MODEL, find_violations
 from tests.desks import LABELS, Desk, list_decisions, wait_for_item, wait_until_sent
 
@@ -44,6 +44,7 @@ def chinese(chromium, desk, system):  # type: ignore[no-untyped-def]
         model = factories.make_model(session, "cells")
         showroom.add_history(session, model)
         exhibits.add_traffic(session, model, days=3, a_day=20)
+        tunings.add_failures(session, model)
         factories.make_model(session, "hens", labels=list(LABELS))  # with nothing yet
     exhibits.add_exhibits(system, "cells", [showroom.draw_picture(i, 80) for i in range(4)])
     made = Desk(chromium, desk.address)
@@ -69,6 +70,7 @@ def list_paths(system: System) -> list[str]:
     """Every page, of a model with a queue, of one with a history, and of one with nothing yet."""
     with system.db.reading() as session:
         runs = [str(run.id) for run in session.scalars(select(Run))]
+        judged = session.scalars(select(Run.id).where(Run.version == 5)).one()
         picture = session.scalars(select(Image.id).where(Image.store_key.is_not(None))).first()
         shown = session.scalars(select(Sample.image_id).where(Sample.split == "holdout")).first()
     people = ("", "/new", "/ada/roles", "/ada/disable")
@@ -88,7 +90,7 @@ def list_paths(system: System) -> list[str]:
         f"/models/animals/images/{picture}",
         *(f"/models/cells{name}" for name in OF_A_MODEL),
         *(f"/models/cells/runs/{run}" for run in runs),
-        *(f"/models/cells/runs/{runs[-1]}/flips?way={way}" for way in ("broken", "fixed")),
+        *(f"/models/cells/runs/{judged}/flips?way={way}" for way in ("broken", "fixed")),
         f"/models/cells/images/{shown}",
         *(f"/models/hens{name}" for name in bare),
     ]

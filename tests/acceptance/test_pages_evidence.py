@@ -4,9 +4,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 from sqlalchemy import select
 
+from backtalk.states import RunState
 from backtalk.system import System
 from backtalk.tables import LedgerEntry, Model, Run
-from tests import exhibits, factories, showroom
+from tests import exhibits, factories, showroom, tunings
 from tests.desks import Desk
 
 PHONE = {"width": 390, "height": 844}
@@ -86,6 +87,30 @@ def test_a_flipped_picture_is_seen_followed_and_fits_a_phone(site, desk: Desk):
         page.goto(f"{desk.address}/models/cells{path}")
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, path
+    assert desk.complaints == []
+
+
+def test_the_curve_of_a_run_grows_while_it_is_looked_at_and_its_table_stays_open(site, desk: Desk):
+    with site.db.transaction() as session:
+        model = session.scalars(select(Model)).one()
+        run = tunings.add_full_run(session, model, RunState.TRAINING, progress=tunings.make_progress(2))
+    page = desk.sign_in("ada", f"/models/cells/runs/{run.id}")
+    expect(page.get_by_role("img", name="Log loss on the validation images")).to_be_visible()
+    expect(page.locator(".chart-dot")).to_have_count(4)
+    page.get_by_text("The figures as a table").click()
+    rows = page.get_by_role("region", name="Table of epochs").get_by_role("row")
+    expect(rows).to_have_count(3)
+    with site.db.transaction() as session:
+        session.get_one(Run, run.id).progress = tunings.make_progress(3)
+    expect(page.locator(".chart-dot")).to_have_count(6)  # polled, not reloaded
+    expect(rows).to_have_count(4)
+    expect(rows.last).to_be_visible()
+    expect(page.locator("#epochs-summary")).to_be_focused()
+    page.set_viewport_size(PHONE)
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0
+    first, second = (chart.bounding_box() for chart in page.locator(".curve").all())
+    assert first["y"] + first["height"] <= second["y"]  # one below the other
     assert desk.complaints == []
 
 

@@ -148,6 +148,8 @@ def test_sigterm_ends_it_after_a_step_with_a_checkpoint_and_status_75(school: Sc
     newest = next(progress for progress in reversed(told) if "accuracy" in progress)
     assert {"epoch", "epochs", "step", "steps", "loss", "time_left_s"} < newest.keys()
     assert 0 <= newest["accuracy"] <= 1
+    assert newest["history"][-1]["accuracy"] == newest["accuracy"]
+    assert [epoch["epoch"] for epoch in newest["history"]] == list(range(1, newest["epoch"]))
     kept = sorted((school.root / "work" / "asked" / "checkpoints").glob("0*-1"))
     assert int(kept[-1].name.split("-")[0]) >= newest["step"]
 

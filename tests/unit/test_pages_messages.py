@@ -109,6 +109,10 @@ RECORDED = {
     "label, in other corrections 2.5 times. Look at a few.": "把 cat 改为 dog",
     "A device predicted it, and of the 5 most similar training images that people labelled, none is 'owl' "
     "and 1 is 'cat'.": "由设备预测；",
+    "The run uses 900 MB of memory, and its recipe allows 800. Lower `batch_size`, or raise "
+    "`memory_mb`.": "训练用去 900 MB 内存，而配方只允许 800 MB。请调小 `batch_size`，或调大 `memory_mb`。",
+    "The loss was no number at step 12, epoch 2. Lower `learning_rate` in the recipe, or look for odd "
+    "images.": "第 2 轮第 12 步的损失不是数字。",
     "5: head.npz was changed": "版本 5：head.npz 被改动过",
     "ada is the last admin: make somebody else one first.": "ada 是最后一名管理员",
 }

@@ -10,3 +10,12 @@ dialog?.addEventListener("click", (event) => {
     dialog.close();
   }
 });
+
+// What somebody opened stays open when a page that asks for itself is drawn anew.
+const opened = new Set();
+document.addEventListener("toggle", ({ target }) => {
+  if (target.id && target.isConnected) opened[target.open ? "add" : "delete"](target.id);
+}, true);
+document.body.addEventListener("htmx:afterSwap", () => {
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+});
