@@ -76,7 +76,10 @@ class Checkpoints:
         """The furthest that is whole and of the same training; whoever wrote it. None: begin anew.
 
         Those beyond it go: nobody can take them up, and they would pass for newer than all that is saved now.
+        So does what a killed attempt left aside; one that still lives can save nothing whole from that.
         """
+        for path in self._folder.glob(".new-*"):
+            shutil.rmtree(path, ignore_errors=True)
         for path in reversed(self._list()):
             found = self._read(path)
             if found is not None:
@@ -102,6 +105,6 @@ class Checkpoints:
         return [path for _, path in sorted(named, key=lambda pair: tuple(map(int, pair[0].groups())))]
 
     def _forget(self) -> None:
-        """Keep the newest ones. What a killed writer left aside goes with the run's folder, when it ends."""
+        """Keep the newest ones."""
         for path in self._list()[:-KEPT]:
             shutil.rmtree(path, ignore_errors=True)

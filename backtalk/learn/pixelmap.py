@@ -1,7 +1,8 @@
 """The pixels of a snapshot, decoded once by the same road as everything else, in one memory-mapped file.
 
-`pixels-<snapshot digest>-<size>.u8` holds (N, S, S, 3) uint8 and nothing else; the `.json` beside it says
-which rows could not be read. It is written aside and renamed, so an attempt after a crash takes it over.
+`pixels-<snapshot digest>-<size>.u8` holds (N, S, S, 3) uint8, then a byte for each row, 1 where it could be
+read, then the SHA-256 of what they were decoded from. It is written aside and renamed, so it appears whole or
+not at all, and an attempt after a crash takes it over.
 """
 
 import json
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from backtalk.errors import ImageNotFound, RefusedImage
 from backtalk.images import MAX_STORED_PIXELS, decode, to_input
 from backtalk.store import ImageStore
-from backtalk.sums import make_folder, sync_folder, write_atomically
+from backtalk.sums import make_folder, sync_folder
 
 Pixels = NDArray[np.uint8]  # (N, S, S, 3)
 Tell = Callable[[float], None]
@@ -61,18 +62,16 @@ def map_pixels(
         OSError: the disk is full.
     """
     path = folder / f"pixels-{snapshot_digest}-{size}.u8"
-    described = path.with_suffix(".json")
-    digest = sha256(json.dumps([[s.store_key, s.orientation] for s in sources]).encode()).hexdigest()
-    there = _find(path, described, digest, len(sources), size)
+    digest = sha256(json.dumps([[s.store_key, s.orientation] for s in sources]).encode()).digest()
+    for left in folder.glob(".new-*"):  # by a killed attempt; one that still lives fails when it renames
+        left.unlink(missing_ok=True)
+    there = _find(path, digest, len(sources), size)
     if there is not None:
         return there
     make_folder(folder)
     aside = folder / f".new-{uuid4().hex}"
     try:
-        readable = _decode_all(aside, size, sources, images, threads, tell)
-        path.unlink(missing_ok=True)  # of other sources: what describes the new one must never lie beside it
-        content = {"sources": digest, "missing": np.flatnonzero(~readable).tolist()}
-        write_atomically(described, json.dumps(content).encode())
+        readable = _decode_all(aside, digest, size, sources, images, threads, tell)
         aside.rename(path)
         sync_folder(folder)
     finally:
@@ -80,25 +79,32 @@ def map_pixels(
     return PixelMap(path, size, readable)
 
 
-def _find(path: Path, described: Path, digest: str, count: int, size: int) -> PixelMap | None:
+def _find(path: Path, digest: bytes, count: int, size: int) -> PixelMap | None:
+    """None: there is none, or it is of other sources."""
     try:
-        content = json.loads(described.read_text(encoding="utf-8"))
-        if content["sources"] != digest or path.stat().st_size != count * size * size * 3:
-            return None
-        readable = np.ones(count, np.bool_)
-        readable[content["missing"]] = False
-    except (OSError, ValueError, KeyError, IndexError):
+        with path.open("rb") as file:
+            file.seek(count * size * size * 3)
+            readable, rest = file.read(count), file.read(len(digest) + 1)
+    except OSError:
         return None
-    return PixelMap(path, size, readable)
+    return PixelMap(path, size, np.frombuffer(readable, np.uint8) == 1) if rest == digest else None
 
 
 def _decode_all(
-    path: Path, size: int, sources: Sequence[Source], images: ImageStore, threads: int, tell: Tell
+    path: Path,
+    digest: bytes,
+    size: int,
+    sources: Sequence[Source],
+    images: ImageStore,
+    threads: int,
+    tell: Tell,
 ) -> NDArray[np.bool_]:
     """Pillow lets go of the interpreter while it decodes, so threads do."""
-    _reserve(path, len(sources) * size * size * 3)
-    pixels = np.memmap(path, np.uint8, "r+", shape=(len(sources), size, size, 3))
-    readable = np.zeros(len(sources), np.bool_)
+    count, room = len(sources), len(sources) * size * size * 3
+    _reserve(path, room + count + len(digest))
+    whole = np.memmap(path, np.uint8, "r+")
+    whole[room + count :] = np.frombuffer(digest, np.uint8)
+    pixels, readable = whole[:room].reshape(count, size, size, 3), whole[room : room + count].view(np.bool_)
 
     def read(row: int) -> None:
         try:
@@ -115,14 +121,14 @@ def _decode_all(
         readable[row] = True
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for done, _ in enumerate(pool.map(read, range(len(sources))), 1):
-            if done % 16 == 0 or done == len(sources):
-                tell(done / len(sources))
-    pixels.flush()
-    return readable
+        for done, _ in enumerate(pool.map(read, range(count)), 1):
+            if done % 16 == 0 or done == count:
+                tell(done / count)
+    whole.flush()
+    return np.array(readable)
 
 
 def _reserve(path: Path, size: int) -> None:
     """All of the room at once: a write to a mapped page that finds the disk full kills the process."""
     with path.open("xb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, size))
+        os.posix_fallocate(file.fileno(), 0, size)
