@@ -4,7 +4,7 @@ import errno
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -27,23 +27,11 @@ from backtalk.learn.logistic import log_losses
 from backtalk.learn.memory import read_memory_mb
 from backtalk.learn.pixelmap import Pixels
 from backtalk.learn.quantise import quantise
+from backtalk.learn.standing import Pace, Standing
 
 FEWEST_VALIDATION = 20  # images; with fewer, nothing stops early
 
 Tell = Callable[..., None]
-
-
-@dataclass
-class Standing:
-    """Where a training stands; all of it goes into the checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # of all steps
-    first_loss: float | None = None
-    best_loss: float | None = None
-    best_epoch: int | None = None
-    bad_epochs: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def tune(folder: Path, tell: Tell, is_stopping: Callable[[], bool]) -> dict[str, Any]:
@@ -89,8 +77,7 @@ class _Tuning:
         self._tell, self._is_stopping = tell, is_stopping
         self._standing = Standing()
         self._best: Arrays = {}
-        self._waited_s = self._worked_s = 0.0
-        self._steps_here = 0
+        self._pace = Pace()
         self._board = Board(lesson.board)
 
     def run(self) -> dict[str, Any]:
@@ -110,7 +97,7 @@ class _Tuning:
         self._learn()
         seconds = monotonic() - started
         self._finish()
-        self._tell("export", 0.0, **self._newest_epochs())
+        self._tell("export", 0.0, **self._standing.tell_epochs())
         prepared = put_tuned(lesson.store, model, described.name)
         self._tell("export", 1.0)
         return {"backbone": asdict(prepared), "tuning": tell_facts | self._describe(seconds)}
@@ -190,8 +177,7 @@ class _Tuning:
             got = monotonic()
             rate = rate_at(standing.step, total, self._per_epoch, recipe)
             loss = self._learner.learn(*batch, rate)
-            self._waited_s, self._worked_s = self._waited_s + got - began, self._worked_s + monotonic() - got
-            self._steps_here += 1
+            self._pace.note_step(got - began, monotonic() - got)
             standing.step += 1
             if not math.isfinite(loss):
                 self._diverge()
@@ -213,8 +199,8 @@ class _Tuning:
             step=standing.step,
             steps=total,
             loss=round(loss, 4),
-            time_left_s=round((self._waited_s + self._worked_s) / self._steps_here * (total - standing.step), 1),
-            **self._newest_epochs(),
+            time_left_s=self._pace.foresee_s(total - standing.step),
+            **standing.tell_epochs(),
         )
         used = read_memory_mb()
         if recipe.memory_mb is not None and used > recipe.memory_mb:
@@ -222,10 +208,6 @@ class _Tuning:
                 f"The run uses {used} MB of memory, and its recipe allows {recipe.memory_mb}. Lower "
                 "`batch_size`, or raise `memory_mb`."
             )
-
-    def _newest_epochs(self) -> dict[str, Any]:
-        new = self._standing.history[-100:]  # no more, so that a message stays small
-        return {"history": new} | ({"accuracy": new[-1]["accuracy"]} if new and "accuracy" in new[-1] else {})
 
     def _close_epoch(self) -> None:
         """Ask the validation images, which the gate never sees, and keep the best weights."""
@@ -277,7 +259,6 @@ class _Tuning:
         )
 
     def _describe(self, seconds: float) -> dict[str, Any]:
-        spent = self._waited_s + self._worked_s
         return {
             "epochs": self._standing.epoch,
             "steps": self._standing.step,
@@ -285,7 +266,7 @@ class _Tuning:
             "history": self._standing.history,
             "images": len(self._rows),
             "validation": len(self._validation[0]),
-            "input_wait": round(self._waited_s / spent, 4) if spent else 0.0,
+            "input_wait": self._pace.input_wait,
             "seconds": round(seconds, 1),
             "memory_mb": read_memory_mb(peak=True),
         }

@@ -38,6 +38,7 @@ def write_lesson(stay: int = 3, train_soft: Any = None, **recipe: Any) -> Lesson
         work=Path("work"),
         sources=(),
         left_out=0,
+        targets_digest="7" * 64,
         board=None,
         train_y=TRAIN_Y,
         train_seen=np.arange(len(TRAIN_Y)) % 2 == 0,

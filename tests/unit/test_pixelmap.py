@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backtalk.images import decode, pixels_digest, to_input
+from backtalk.images import MAX_PIXELS, decode, pixels_digest, to_input
 from backtalk.learn.checkpoints import Checkpoint, Checkpoints
 from backtalk.learn.pixelmap import PixelMap, Source, map_pixels
 from backtalk.store import ImageStore
@@ -195,3 +195,14 @@ def test_what_a_killed_attempt_left_of_a_checkpoint_goes_and_no_other_runs(tmp_p
     assert Checkpoints(tmp_path / "checkpoints", 2, {"seed": 7}).find_newest() is None
     assert list((tmp_path / "checkpoints").iterdir()) == []
     assert (tmp_path / "other" / ".new-0123" / "state.npz").exists()
+
+
+def test_a_kept_picture_is_read_though_no_upload_may_be_as_large(tmp_path: Path, images: ImageStore) -> None:
+    file = BytesIO()
+    Image.new("RGB", (5001, 5000), "white").save(file, "PNG")
+    assert MAX_PIXELS < 5001 * 5000
+    picture = decode(file.getvalue(), max_pixels=2 * MAX_PIXELS)
+    source = Source(images.put(pixels_digest(picture.pixels), picture.data), 1)
+    mapped = lay(tmp_path / "work", [source], images)
+    assert mapped.readable.tolist() == [True]
+    assert mapped.open().min() > 250  # averaged over many pixels, which rounds
