@@ -18,11 +18,11 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, SupportsFloat, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 __all__ = [
@@ -228,12 +228,17 @@ class Client:
         retries: int = 4,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises ValueError: `address` is not `http://…` or `https://…`."""
+        """Raises ValueError: `address` is not `http://…` or `https://…`, or `key` cannot be a key.
+
+        White space around the key is taken off: a file ends with a line end.
+        """
         parts = urlsplit(address)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{address!r} is no address such as https://backtalk.example.org")
         self._parts, self._base = parts, parts.path.rstrip("/")
-        self._key = key
+        self._key = key.strip()
+        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            raise ValueError("the key has characters in it that no key has")  # which ones is a secret
         self._timeout_s = timeout_s
         self._retries = retries
         self._context = context
@@ -258,14 +263,17 @@ class Client:
         label: str,
         *,
         version: int | None = None,
-        scores: Sequence[float] | None = None,
+        scores: Iterable[SupportsFloat] | None = None,
         client_ref: str | None = None,
     ) -> Recorded:
-        """Report what a device predicted. However often it is sent under one `client_ref`, it is one."""
+        """Report what a device predicted. However often it is sent under one `client_ref`, it is one.
+
+        `scores` are numbers of any kind, such as a NumPy array, in the order of the model's labels.
+        """
         given = {
             "label": label,
             "version": version,
-            "scores": None if scores is None else json.dumps(list(scores)),
+            "scores": None if scores is None else json.dumps([float(score) for score in scores]),
             "client_ref": client_ref or _new_key(),
         }
         form = {name: str(value) for name, value in given.items() if value is not None}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import func, select
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -246,6 +247,24 @@ def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client:
         with pytest.raises(Unreachable) as away:
             Client(f"http://127.0.0.1:{proxy.port}", served.token, retries=1).model("animals")
         assert isinstance(away.value.__cause__, ConnectionRefusedError)
+
+
+def test_scores_may_be_numbers_of_any_kind(client: Client, served: Api) -> None:
+    given = np.array([0.7, 0.2, 0.1], np.float32)
+    for scores in (given, list(given), (1, 0, 0), np.float64([0.7, 0.2, 0.1])):
+        made = client.record("animals", make_jpeg(5), "cat", scores=scores)
+        with served.system.db.reading() as session:
+            kept = session.get_one(Prediction, made.id).scores
+            assert np.array_equal(np.float32(kept), np.float32(scores))
+
+
+def test_white_space_around_a_key_is_taken_off_and_a_bad_key_is_not_shown(port: int, served: Api) -> None:
+    with Client(f"http://127.0.0.1:{port}", f" {served.token}\r\n") as client:
+        assert client.model("animals")["version"] == 1
+    for bad in ("bt_se\ncret", "bt_se cret", "bt_secret…", "bt_se\0cret"):
+        with pytest.raises(ValueError, match="the key has characters in it") as refused:
+            Client(f"http://127.0.0.1:{port}", bad)
+        assert "cret" not in str(refused.value)
 
 
 def test_threads_share_a_client(client: Client, served: Api) -> None:
