@@ -45,6 +45,8 @@ LONGEST_WAIT_S = 30.0  # between two tries, whatever Retry-After says
 _FIRST_WAIT_S = 0.2
 _PAGE = 200
 _BEING_MADE = 202
+# What it looks like when the other end has closed a connection; a timeout looks different.
+_HUNG_UP = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 Picture = bytes | str | PathLike[str]
 Shape = TypeVar("Shape", bound="_Shape")
@@ -462,6 +464,16 @@ class Client:
     ) -> "_Answer":
         if not repeatable:
             self.close()  # a connection that was kept may be dead, and only sending would tell
+        was_kept = self._connect().sock is not None
+        try:
+            return self._exchange(method, path, body, headers)
+        except Unreachable as error:
+            if not (repeatable and was_kept and isinstance(error.__cause__, _HUNG_UP)):
+                raise
+        # The server let go of a connection that had been idle for long: that is no failure, and no try.
+        return self._exchange(method, path, body, headers)
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> "_Answer":
         connection = self._connect()
         given = {"Authorization": f"Bearer {self._key}", "Accept": "application/json", **headers}
         try:

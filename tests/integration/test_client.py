@@ -48,7 +48,7 @@ class Front:
 
 
 class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections, as gunicorn does
+    protocol_version = "HTTP/1.1"  # one call a connection, all the same
 
     def log(self, *_: Any) -> None:
         pass
@@ -222,7 +222,9 @@ def test_what_will_not_pass_is_not_repeated(client: Client, front: Front) -> Non
     assert (away.value.status, len(front.seen)) == (503, 5)
 
 
-def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client: Client) -> None:
+def test_a_lost_answer_costs_no_second_statement(
+    port: int, front: Front, served: Api, client: Client
+) -> None:
     """The call is done, the answer is lost, the connection dies: the repeat finds what the first one did."""
     said = client.predict("animals", make_jpeg())
     wrong = next(label for label in LABELS if label != said.label)
@@ -241,6 +243,7 @@ def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client:
         proxy.swallow_answers()
         with pytest.raises(Unreachable, match="no answer"):
             shaky.decide(item, "approve")
+        assert [method for method, path, _ in front.seen if path.endswith("/decisions")] == ["POST"]
         proxy.heal()
         assert [one.label for one in shaky.decisions("animals")] == [wrong]  # done, and only once
         proxy.refuse()
