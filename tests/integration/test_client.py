@@ -4,9 +4,10 @@ import ast
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ import pytest
 from sqlalchemy import func, select
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from backtalk import bootstrap, promotion, review
 from backtalk import client as client_module
-from backtalk import review
-from backtalk.client import Client, Problem, Recorded, Unreachable
+from backtalk.client import Change, Client, NotPromoted, Problem, Recorded, Unreachable
+from backtalk.config import Settings
 from backtalk.tables import Correction, Prediction, ReviewItem
 from tests import factories
-from tests.clients import Api
+from tests.clients import Api, make_api
 from tests.faults.proxy import Proxy
-from tests.served import LABELS, make_jpeg, make_served_model
+from tests.served import CANDIDATE, LABELS, go_live, make_jpeg, make_served_model, unpublish
 
 
 class Front:
@@ -66,7 +68,7 @@ def serve(app: Any) -> Iterator[int]:
 
 @pytest.fixture
 def served(api: Api, tiny_folder: Path) -> Api:
-    make_served_model(api.system, tiny_folder)
+    make_served_model(api.system, tiny_folder, versions=3)
     return api
 
 
@@ -250,6 +252,80 @@ def test_a_lost_answer_costs_no_second_statement(
         with pytest.raises(Unreachable) as away:
             Client(f"http://127.0.0.1:{proxy.port}", served.token, retries=1).model("animals")
         assert isinstance(away.value.__cause__, ConnectionRefusedError)
+
+
+# --- a promotion that a worker does ----------------------------------------------------------------
+class Waiting:
+    """The client's clock: each time that it waits, the next of `meanwhile` happens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept_s: list[float] = []
+        self.meanwhile: list[Callable[[], object]] = []
+        monkeypatch.setattr(client_module, "time", SimpleNamespace(sleep=self._sleep, monotonic=self._now))
+
+    def _now(self) -> float:
+        return sum(self.slept_s)
+
+    def _sleep(self, pause_s: float) -> None:
+        self.slept_s.append(pause_s)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    return Waiting(monkeypatch)
+
+
+@pytest.fixture
+def reading(waiting: Waiting, served: Api, settings: Settings) -> Iterator[Client]:
+    """A client of an API that may not write the store; version 2 was never published."""
+    unpublish(served.system, 2)
+    system = bootstrap.build(settings.model_copy(update={"store_readonly": True}), pool_size=5)
+    with serve(make_api(system).app) as port, Client(f"http://127.0.0.1:{port}", served.token) as client:
+        yield client
+    system.close()
+
+
+def test_a_promotion_returns_once_the_version_is_live(waiting: Waiting, reading: Client, served: Api) -> None:
+    waiting.meanwhile = [lambda: None, lambda: None, lambda: promotion.promote_asked(served.system)]
+    assert reading.promote("animals", 2) == Change("animals", 2, 2)
+    assert waiting.slept_s == [1.0] * 3  # what Retry-After says
+    assert reading.model("animals")["version"] == 2
+    assert reading.rollback("animals").version == 1
+    assert reading.promote("animals", 2) == Change("animals", 2, 4)  # published by now: at once
+    assert len(waiting.slept_s) == 3
+
+
+def test_a_promotion_that_is_not_done_in_time_is_told(waiting: Waiting, reading: Client) -> None:
+    with pytest.raises(Unreachable, match=r"version 2 of animals was asked for, and not live within 2.5 s"):
+        reading.promote("animals", 2, wait_s=2.5)
+    assert waiting.slept_s == [1.0, 1.0]
+    assert [one.asked_at is not None for one in reading.versions("animals")] == [False, True, False]
+
+
+def test_a_promotion_that_will_not_be_done_is_told_with_the_reason(
+    waiting: Waiting, reading: Client, served: Api
+) -> None:
+    head = served.system.versions.resolve(CANDIDATE) / "head.npz"
+    whole = head.read_bytes()
+
+    def spoil() -> None:
+        head.write_bytes(whole[:-1])
+        promotion.promote_asked(served.system)
+
+    waiting.meanwhile = [spoil]
+    with pytest.raises(NotPromoted, match="version 2 of animals was asked for and is not live: a worker"):
+        reading.promote("animals", 2)
+    head.write_bytes(whole)
+
+    def come_first() -> None:
+        go_live(served.system, "animals", 3)
+        promotion.promote_asked(served.system)
+
+    waiting.meanwhile = [come_first]
+    with pytest.raises(NotPromoted, match="version 3 went live"):
+        reading.promote("animals", 2)
 
 
 def test_scores_may_be_numbers_of_any_kind(client: Client, served: Api) -> None:
