@@ -1,6 +1,7 @@
 """The Python client against the real API over real sockets, also where the network misbehaves."""
 
 import ast
+import re
 import subprocess
 import sys
 import threading
@@ -19,11 +20,13 @@ from backtalk import bootstrap, promotion, review
 from backtalk import client as client_module
 from backtalk.client import Change, Client, NotPromoted, Problem, Recorded, Unreachable
 from backtalk.config import Settings
-from backtalk.tables import Correction, Prediction, ReviewItem
+from backtalk.tables import Confirmation, Correction, Prediction, ReviewItem
 from tests import factories
 from tests.clients import Api, make_api
 from tests.faults.proxy import Proxy
 from tests.served import CANDIDATE, LABELS, go_live, make_jpeg, make_served_model, unpublish
+
+ROOT = Path(__file__).parents[2]
 
 
 class Front:
@@ -32,6 +35,7 @@ class Front:
     def __init__(self, app: Any) -> None:
         self._app = app
         self.refusals: list[tuple[str, list[tuple[str, str]], bytes]] = []
+        self.files: dict[str, bytes] = {}  # what it answers itself, by path, to every call
         self.seen: list[tuple[str, str, str | None]] = []  # method, path, Idempotency-Key
 
     def refuse(self, status: str, kind: str, **headers: str) -> None:
@@ -41,6 +45,9 @@ class Front:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], key))
+        if environ["PATH_INFO"] in self.files:
+            start_response("200 OK", [("Content-Type", "application/octet-stream")])
+            return [self.files[environ["PATH_INFO"]]]
         if not self.refusals:
             return self._app(environ, start_response)
         status, headers, body = self.refusals.pop(0)
@@ -359,6 +366,40 @@ def test_threads_share_a_client(client: Client, served: Api) -> None:
     for thread in threads:
         thread.join()
     assert len(set(found)) == 4
+
+
+# --- what the documents show -----------------------------------------------------------------------
+def find_example(document: str, address: str, key: str) -> str:
+    """The block of Python that is marked, with another address and key."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.search(r"<!-- python: .*?-->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found
+    return re.sub(r'Client\("http[^"]*", key="[^"]*"', f'Client("{address}", key="{key}"', found[1])
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("dog", "cat")])  # so that both branches run
+@pytest.mark.parametrize(("document", "versions"), [("README.md", 1), ("docs/client.md", 4)])
+def test_the_examples_work_as_written(
+    api: Api,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    document: str,
+    versions: int,
+    labels: tuple[str, str],
+) -> None:
+    make_served_model(api.system, tiny_folder, versions=versions, labels=list(labels))
+    front = Front(api.app)
+    front.files["/v1/models/animals/versions/4/files/float16"] = b"TFL3"  # to make one takes minutes
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(make_jpeg(1))
+    with serve(front) as port:
+        exec(find_example(document, f"http://127.0.0.1:{port}", api.token), {})
+    with api.system.db.reading() as session:
+        said = set(session.scalars(select(Prediction.label).where(~Prediction.made_elsewhere)))
+    assert said == {labels[1]}
+    confirmed = said == {"dog"} and document == "docs/client.md"
+    assert (count(api, Correction), count(api, Confirmation)) == (int(said == {"cat"}), int(confirmed))
 
 
 def test_it_needs_nothing_but_pythons_own_library(tmp_path: Path) -> None:
