@@ -153,8 +153,9 @@ def ask_label_otherwise(path: LabelMethodPath) -> Response:
 
 
 def _wrong_signature(method: Method) -> WrongSignature:
+    wanted = {Method.CLASSIFY: "classification", Method.REGRESS: "regression"}[method]
     return WrongSignature(
-        f"Expected {method} signature method_name to be tensorflow/serving/{method}. "
+        f"Expected {wanted} signature method_name to be tensorflow/serving/{method}. "
         "Was: tensorflow/serving/predict. Use `:predict`."
     )
 

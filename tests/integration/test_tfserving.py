@@ -18,6 +18,8 @@ from tests.served import LABELS, go_live, make_jpeg, make_served_model
 MODEL = "/v1/models/animals"
 PATH = f"{MODEL}:predict"
 SIZE = 32
+PREDICT = "tensorflow/serving/predict"
+WANTED = "signature method_name to be tensorflow/serving"
 
 
 @pytest.fixture
@@ -167,9 +169,9 @@ def test_what_is_not_in_memory_cannot_be_asked(promoted: Api) -> None:
         ("/v1/models/plants/versions/1:predict", 404, "Servable not found for request: Specific(plants, 1)"),
         (f"{MODEL}/labels/stable:predict", 400, "Unrecognized servable version label: stable"),
         ("/v1/models/plants:classify", 404, "Servable not found for request: Latest(plants)"),
-        (f"{MODEL}:classify", 400, "Expected classify signature"),
-        (f"{MODEL}/versions/2:regress", 400, "Expected regress signature"),
-        (f"{MODEL}/labels/live:regress", 400, "Expected regress signature"),
+        (f"{MODEL}:classify", 400, f"Expected classification {WANTED}/classify. Was: {PREDICT}"),
+        (f"{MODEL}/versions/2:regress", 400, f"Expected regression {WANTED}/regress. Was: {PREDICT}"),
+        (f"{MODEL}/labels/live:regress", 400, f"Expected regression {WANTED}/regress. Was: {PREDICT}"),
     ]
     for path, status, sentence in cases:
         problem = assert_problem(promoted.post(path, json=body), status)
