@@ -3,7 +3,7 @@
 Its documentation is `api_rest.md`; the sentences that begin an error are those of its `json_tensor.cc`.
 """
 
-import binascii
+import json
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,28 +32,46 @@ class Question:
     pictures: list[bytes]
 
 
-def is_tensor_request(body: Any) -> bool:
-    """Whether a body says what TensorFlow Serving alone understands: then it gets what that would answer."""
-    if not isinstance(body, dict):
+def has_files_alone(body: Any) -> bool:
+    """Whether a body is of Backtalk's own shape: files in rows, and no signature.
+
+    TensorFlow Serving would ask the signature that takes pixels, and refuse it. Whatever else comes gets what
+    that would answer.
+    """
+    if not isinstance(body, dict) or SIGNATURE_NAME in body or COLUMNS in body:
         return False
-    if SIGNATURE_NAME in body or COLUMNS in body:
-        return True
     rows = body.get(ROWS)
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return isinstance(first, list) or (isinstance(first, dict) and IMAGE in first)
+    return isinstance(rows, list) and bool(rows) and all(_is_file(unwrap(row)) for row in rows)
 
 
-def read_question(body: Any, signatures: dict[str, Signature]) -> Question:
-    """Read the body of `:predict`.
+def unwrap(row: Any) -> Any:
+    """What is in a row, where it is named after an input: `{"image_bytes": {"b64": "…"}}`."""
+    return next(iter(row.values())) if _is_named(row) and len(row) == 1 else row
+
+
+def check_body(body: Any) -> None:
+    """What TensorFlow Serving checks before it looks for the model.
+
+    Raises:
+        MalformedTensor: no object, or its signature has no name.
+    """
+    if not isinstance(body, dict):
+        raise MalformedTensor(f"JSON Value: {json.dumps(body)[:100]} Is not object")
+    if not isinstance(body.get(SIGNATURE_NAME, ""), str):
+        raise MalformedTensor("Not formatted correctly. 'signature_name' key must be a string value.")
+
+
+def read_question(body: dict[str, Any], signatures: dict[str, Signature]) -> Question:
+    """Read the body of `:predict`, one that `check_body` let through.
 
     Raises:
         MalformedTensor: says what is wrong, and where.
     """
-    if not isinstance(body, dict):
-        raise MalformedTensor("The JSON value is not an object.")
     signature = _find_signature(body, signatures)
     if ROWS in body and COLUMNS in body:
-        raise MalformedTensor("Not formatted correctly expecting only one of 'inputs' or 'instances' keys.")
+        raise MalformedTensor(
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+        )
     if ROWS not in body and COLUMNS not in body:
         raise MalformedTensor("Missing 'inputs' or 'instances' key")
     in_columns = COLUMNS in body
@@ -68,8 +86,6 @@ def read_question(body: Any, signatures: dict[str, Signature]) -> Question:
 
 def _find_signature(body: dict[str, Any], signatures: dict[str, Signature]) -> Signature:
     name = body.get(SIGNATURE_NAME, "")
-    if not isinstance(name, str):
-        raise MalformedTensor("Not formatted correctly. 'signature_name' key must be a string value.")
     found = signatures.get(name or TENSOR_SIGNATURE)
     if found is None:
         known = " and ".join(signatures)
@@ -110,7 +126,11 @@ def _read_columns(value: Any, wanted: Tensor) -> list[Any]:
 
 def _is_named(value: Any) -> bool:
     """Whether it names inputs, rather than being bytes in base64."""
-    return isinstance(value, dict) and not (value.keys() == {"b64"} and isinstance(value["b64"], str))
+    return isinstance(value, dict) and not _is_file(value)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def _read_pixels(values: list[Any], wanted: Tensor) -> list[bytes]:
@@ -122,6 +142,7 @@ def _read_pixels(values: list[Any], wanted: Tensor) -> list[bytes]:
     if pixels.dtype.kind != "i" or (pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255):
         raise MalformedTensor(
             f"{wanted.name}: a JSON value is not of expected type: {wanted.dtype}, whole numbers of 0 to 255."
+            ' Files are {"b64": "…"} each.'
         )
     if pixels.shape[1:] != wanted.shape[1:]:
         found = ",".join(map(str, pixels.shape))
@@ -146,11 +167,16 @@ def _read_file(number: int, value: Any, wanted: Tensor) -> bytes:
         raise MalformedTensor(f"{wanted.name}: item {number} is not of expected type: {wanted.dtype}")
     if _is_named(value):
         raise MalformedTensor(f"{wanted.name}: item {number} is not formatted correctly for base64 data")
-    text = "".join(value["b64"].split())
     try:
-        return b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(value["b64"])
+    except ValueError:
         raise MalformedTensor(f"{wanted.name}: item {number}: Unable to base64 decode") from None
+
+
+def decode_base64(text: str) -> bytes:
+    """Line ends and missing padding are borne, as TensorFlow Serving does. Raises ValueError."""
+    bare = "".join(text.split())
+    return b64decode(bare + "=" * (-len(bare) % 4), validate=True)
 
 
 def _shape(wanted: Tensor) -> str:

@@ -3,6 +3,7 @@
 `docs/serving.md` holds it against TensorFlow Serving's own documentation, point by point.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -103,7 +104,7 @@ _ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 4
 @body_has_pictures
 def predict_with_version(path: VersionPath) -> Response:
     """The live version or the one before it; recorded like every prediction, ids in the headers."""
-    return answer_tensors(path.model, find_numbered(path.model, path.number), read_json())
+    return answer_tensors(path.model, lambda: find_numbered(path.model, path.number), read_json())
 
 
 @blueprint.post(
@@ -115,7 +116,7 @@ def predict_with_version(path: VersionPath) -> Response:
 @require(Scope.PREDICT)
 @body_has_pictures
 def predict_with_label(path: LabelPath) -> Response:
-    return answer_tensors(path.model, find_labelled(path.model, path.label), read_json())
+    return answer_tensors(path.model, lambda: find_labelled(path.model, path.label), read_json())
 
 
 @blueprint.post(
@@ -126,7 +127,7 @@ def predict_with_label(path: LabelPath) -> Response:
 @require(Scope.PREDICT)
 def ask_otherwise(path: MethodPath) -> Response:
     """No signature can be asked by `classify` or `regress`: always 400."""
-    _find_held(path.model, f"Latest({path.model})")
+    find_latest(path.model)
     raise _wrong_signature(path.method)
 
 
@@ -160,17 +161,18 @@ def _wrong_signature(method: Method) -> WrongSignature:
     )
 
 
-def answer_tensors(model: str, pinned: ServedVersion | None, body: Any) -> Response:
-    """Answer a request in TensorFlow Serving's words, by `pinned` or else by the version in service.
+def answer_tensors(model: str, find: Callable[[], ServedVersion], body: Any) -> Response:
+    """Answer a request in TensorFlow Serving's words, by the version that `find` finds.
 
     Raises:
         MalformedTensor: the body is none, or a picture in it is not taken in.
+        ServableNotFound, UnknownVersionLabel: there is no such version here.
     """
-    live = get_backend().live
-    served = pinned or live.get_version(model)
+    tensors.check_body(body)
+    served = find()
     question = tensors.read_question(body, signatures_of(served))
     try:
-        batch = live.predict(model, question.pictures, g.caller, pinned=served)
+        batch = get_backend().live.predict(model, question.pictures, g.caller, pinned=served)
     except RefusedImage as error:  # TensorFlow knows one status for all that it cannot decode
         raise MalformedTensor(error.message, **error.extra) from None
     count_predictions(batch.model, batch.version, len(batch.predictions))
@@ -191,6 +193,11 @@ def read_json() -> Any:
         return request.get_json(force=True)
     except RecursionError:
         raise BadRequest("The body is JSON nested too deeply.") from None
+
+
+def find_latest(model: str) -> ServedVersion:
+    """The version in service. Raises ServableNotFound: there is no such model."""
+    return _find_held(model, f"Latest({model})")[0]
 
 
 def find_numbered(model: str, number: int) -> ServedVersion:

@@ -123,8 +123,9 @@ def test_what_curl_sends_in_tensorflow_servings_tutorial_is_json(served: Api, ty
 def test_base64_with_line_ends_or_without_padding_is_read(served: Api) -> None:
     data = make_jpeg(1) + b"\0"  # so that there is padding to leave out
     for text in (encodebytes(data).decode(), b64encode(data).decode().rstrip("=")):
-        body = {"signature_name": "serve_bytes", "instances": [{"b64": text}]}
-        assert served.post(PATH, json=body).status_code == 200
+        for named in ({"signature_name": "serve_bytes"}, {}):
+            response = served.post(PATH, json={"instances": [{"b64": text}]} | named)
+            assert response.status_code == 200, response.text
 
 
 def test_versions_in_memory_answer_by_number_and_by_label(promoted: Api) -> None:
@@ -223,6 +224,60 @@ def test_what_is_malformed_is_400_with_the_reason_and_leaves_nothing(served: Api
     for path in (f"{MODEL}/versions/1:predict", f"{MODEL}/labels/live:predict"):
         assert_problem(served.post(path, data=b"[1]"), 400)
         assert_problem(served.post(path, data=b""), 400)
+
+
+# What api_rest.md itself shows, and other bodies that say nothing of a signature.
+PLAIN: list[tuple[str, str]] = [
+    ('{"instances": [1.0, 2.0, 5.0]}', "not of expected type: uint8"),
+    ('{"instances": ["foo", "bar"]}', "not of expected type: uint8"),
+    ('{"instances": [null]}', "not of expected type: uint8"),
+    ('{"instances": [{"b64": "aGk="}, [1, 2]]}', ""),
+    ('{"instances": [{"b64": "aGk=", "tag": "x"}]}', "keys must be equal to: image"),
+    ('{"instances": [{"b64": 7}]}', "keys must be equal to: image"),
+    ('{"instances": [{"tag": "foo", "signal": [1, 2]}]}', "keys must be equal to: image"),
+    ('{"instances": 1}', "Excepting 'instances' to be an list/array"),
+    ('{"instances": null}', "Excepting 'instances' to be an list/array"),
+    ('{"instances": []}', "No values in 'instances' array"),
+    ('{"instances": [{"b64": "aGk="}], "inputs": [1]}', "expecting only one of 'inputs' or 'instances' keys"),
+    ('{"inputs": 1}', "image has shape []"),
+    ('{"examples": [{"x": 1.0}]}', "Missing 'inputs' or 'instances' key"),
+    ("{}", "Missing 'inputs' or 'instances' key"),
+]
+
+
+@pytest.mark.parametrize("type_", ["application/json", "application/x-www-form-urlencoded"])
+def test_what_is_not_files_alone_is_answered_as_tensorflow_serving_does(served: Api, type_: str) -> None:
+    missing = "/v1/models/half:predict"
+    for body, sentence in PLAIN:
+        problem = assert_problem(served.post(PATH, data=body, content_type=type_), 400, "malformed-tensor")
+        assert sentence in problem["error"], body
+        problem = assert_problem(served.post(missing, data=body, content_type=type_), 404)
+        assert problem["error"] == "Servable not found for request: Latest(half)"
+    # Its own documentation's second example, and what it refuses before it looks for the model.
+    problem = assert_problem(served.post(missing, data='{"instances": [1.0, 5.0]}', content_type=type_), 404)
+    assert problem["error"] == "Servable not found for request: Latest(half)"
+    for path in (PATH, missing, "/v1/models/half/versions/1:predict"):
+        problem = assert_problem(served.post(path, data="[1, 2]", content_type=type_), 400)
+        assert problem["error"] == "JSON Value: [1, 2] Is not object"
+        body = '{"signature_name": 1, "instances": [1]}'
+        problem = assert_problem(served.post(path, data=body, content_type=type_), 400)
+        assert "'signature_name' key must be a string value" in problem["error"]
+    assert find_rows(served) == {}
+
+
+def test_files_alone_keep_backtalks_shape_and_its_codes(served: Api) -> None:
+    file = as_b64(make_jpeg())
+    for rows in ([file], [{"image_bytes": file}, file], [{"image": file}]):
+        answered = served.post(PATH, json={"instances": rows, "note": "passed over"}).get_json()[
+            "predictions"
+        ]
+        assert [set(one) for one in answered] == [{"id", "label", "score", "scores"}] * len(rows)
+    assert_problem(served.post(PATH, json={"instances": [file] * 65}), 422, "invalid-input")
+    assert_problem(served.post(PATH, json={"instances": [file, {"b64": "A"}]}), 422, "invalid-input")
+    assert_problem(served.post(PATH, json={"instances": [as_b64(b"no picture")]}), 415, "unsupported-image")
+    large = as_b64(bytes(served.system.settings.max_image_bytes + 1))
+    assert_problem(served.post(PATH, json={"instances": [large]}), 413, "image-too-large")
+    assert_problem(served.post("/v1/models/half:predict", json={"instances": [file]}), 404, "model-not-found")
 
 
 def test_status_tells_of_every_version_in_memory(promoted: Api) -> None:
