@@ -107,15 +107,16 @@ blueprint = APIBlueprint(
     "/models/<name:model>:predict",
     summary="Classify images",
     description="Each answer is recorded before it is sent; correct or confirm it by its id. With an "
-    "Idempotency-Key the same pictures get the same ids again.",
+    "Idempotency-Key the same pictures get the same ids again; in the shape of TensorFlow Serving the same "
+    "body does, in the header `Backtalk-Predictions`.",
     request_body=_REQUEST_BODY,
     responses={200: PredictionsOrTensors, **problems(400, 404, 408, 409, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
 @body_has_pictures
 def predict(path: ModelPath, header: IdempotencyHeader) -> Response:
-    if _is_json() and not tensors.has_files_alone(body := read_json()):
-        return answer_tensors(path.model, lambda: find_latest(path.model), body)
+    if _is_json() and not tensors.has_files_alone(read_json()):
+        return answer_tensors(path.model, lambda: find_latest(path.model), header.idempotency_key)
     pictures = read_pictures()
     if header.idempotency_key is None:  # no transaction but the one statement that records
         batch = _predict(path.model, pictures)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backtalk.errors import MalformedTensor
+from backtalk.errors import ImageDeleted, MalformedTensor
 from backtalk.incoming import MAX_BATCH
-from backtalk.serving import PredictedBatch
+from backtalk.recording import Answered
 from backtalk.signatures import EMBEDDING, IMAGE, SCORES, TENSOR_SIGNATURE, Signature, Tensor
 
 ROWS, COLUMNS = "instances", "inputs"
@@ -183,21 +183,27 @@ def _shape(wanted: Tensor) -> str:
     return "[" + ",".join(map(str, wanted.shape)) + "]"
 
 
-def write_answer(question: Question, batch: PredictedBatch) -> dict[str, Any]:
-    """The answer in the format of the question. The name of an output that is the only one is left out."""
-    given: dict[str, Sequence[Any]] = {
-        SCORES: [[_write_decimal(score) for score in one.scores] for one in batch.predictions],
-    }
-    names = [tensor.name for tensor in question.signature.outputs]
-    if EMBEDDING in names:
-        given[EMBEDDING] = [[_write_decimal(value) for value in one] for one in batch.embeddings.tolist()]
-    if len(names) == 1:
-        whole: Any = given[names[0]]
-    elif question.in_columns:
-        whole = {name: given[name] for name in names}
+def write_answer(outputs: Sequence[str], answered: Sequence[Answered], *, in_columns: bool) -> dict[str, Any]:
+    """The answer in the format of the question. The name of an output that is the only one is left out.
+
+    Raises:
+        ImageDeleted: an embedding is asked for that is not there any more.
+    """
+    given = {name: [_write_output(name, one) for one in answered] for name in outputs}
+    if len(outputs) == 1:
+        whole: Any = given[outputs[0]]
+    elif in_columns:
+        whole = given
     else:
-        whole = [dict(zip(names, row, strict=True)) for row in zip(*(given[n] for n in names), strict=True)]
-    return {"outputs" if question.in_columns else "predictions": whole}
+        whole = [dict(zip(outputs, row, strict=True)) for row in zip(*given.values(), strict=True)]
+    return {"outputs" if in_columns else "predictions": whole}
+
+
+def _write_output(name: str, answered: Answered) -> list[float]:
+    values = {SCORES: answered.scores, EMBEDDING: answered.embedding}[name]
+    if values is None:
+        raise ImageDeleted("The image was deleted since, so this answer cannot be given again.")
+    return [_write_decimal(value) for value in values]
 
 
 def _write_decimal(value: float) -> float:

@@ -5,11 +5,14 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from flask import Response, g, json, request
 from flask_openapi import APIBlueprint, Tag
 from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
 from backtalk.errors import (
@@ -21,13 +24,16 @@ from backtalk.errors import (
     WrongSignature,
 )
 from backtalk.loading import ServedVersion
+from backtalk.recording import Answered, recall_answers
+from backtalk.serving import PredictedBatch
 from backtalk.signatures import Signature, describe_signatures
 from backtalk.states import Scope
 from services.api import tensors
 from services.api.auth import require
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import body_has_pictures
 from services.api.metrics import count_predictions
-from services.api.shapes import ModelPath, VersionPath, name_operation, problems
+from services.api.shapes import IdempotencyHeader, ModelPath, VersionPath, name_operation, problems
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -91,7 +97,7 @@ TENSOR_SCHEMA: dict[str, Any] = {
     },
 }
 _BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": TENSOR_SCHEMA}}}
-_ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 413, 415, 429)}
+_ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 409, 413, 415, 429)}
 
 
 @blueprint.post(
@@ -102,9 +108,13 @@ _ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 4
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict_with_version(path: VersionPath) -> Response:
-    """The live version or the one before it; recorded like every prediction, ids in the headers."""
-    return answer_tensors(path.model, lambda: find_numbered(path.model, path.number), read_json())
+def predict_with_version(path: VersionPath, header: IdempotencyHeader) -> Response:
+    """The live version or the one before it; recorded like every prediction, ids in the headers.
+
+    With an Idempotency-Key the same body gets the same answer and ids again.
+    """
+    find = partial(find_numbered, path.model, path.number)
+    return answer_tensors(path.model, find, header.idempotency_key)
 
 
 @blueprint.post(
@@ -115,8 +125,10 @@ def predict_with_version(path: VersionPath) -> Response:
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict_with_label(path: LabelPath) -> Response:
-    return answer_tensors(path.model, lambda: find_labelled(path.model, path.label), read_json())
+def predict_with_label(path: LabelPath, header: IdempotencyHeader) -> Response:
+    """As with a version's number."""
+    find = partial(find_labelled, path.model, path.label)
+    return answer_tensors(path.model, find, header.idempotency_key)
 
 
 @blueprint.post(
@@ -161,25 +173,70 @@ def _wrong_signature(method: Method) -> WrongSignature:
     )
 
 
-def answer_tensors(model: str, find: Callable[[], ServedVersion], body: Any) -> Response:
-    """Answer a request in TensorFlow Serving's words, by the version that `find` finds.
+class Kept(BaseModel):
+    """What an Idempotency-Key's row keeps of an answer. The numbers are in the rows of its predictions, so
+    that they are not left over where a picture is deleted.
+    """
+
+    predictions: list[UUID]
+    version: int
+    outputs: list[str]
+    in_columns: bool
+
+
+def answer_tensors(model: str, find: Callable[[], ServedVersion], key: str | None) -> Response:
+    """Answer this request in TensorFlow Serving's words, by the version that `find` finds.
 
     Raises:
         MalformedTensor: the body is none, or a picture in it is not taken in.
         ServableNotFound, UnknownVersionLabel: there is no such version here.
+        ImageDeleted: it was answered before, and its picture was deleted since.
     """
+    body = read_json()
+    if key is None:
+        kept, batch = _ask(model, find, body)
+        vectors = batch.embeddings.tolist()
+        pairs = zip(batch.predictions, vectors, strict=True)
+        return _write(kept, batch.generation, [Answered(one.scores, vector) for one, vector in pairs])
+    with get_backend().system.db.transaction() as session:
+
+        def record() -> Outcome:
+            kept, batch = _ask(model, find, body, session)
+            return Outcome(200, kept, batch.generation)
+
+        def write(made: Outcome) -> Response:
+            kept = Kept.model_validate(made.body.model_dump())
+            return _write(kept, made.generation, recall_answers(session, kept.predictions))
+
+        return answer_once(session, g.caller, key, [request.get_data()], record, write)
+
+
+def _ask(
+    model: str, find: Callable[[], ServedVersion], body: Any, within: Session | None = None
+) -> tuple[Kept, PredictedBatch]:
     tensors.check_body(body)
     served = find()
     question = tensors.read_question(body, signatures_of(served))
     try:
-        batch = get_backend().live.predict(model, question.pictures, g.caller, pinned=served)
+        batch = get_backend().live.predict(model, question.pictures, g.caller, pinned=served, within=within)
     except RefusedImage as error:  # TensorFlow knows one status for all that it cannot decode
         raise MalformedTensor(error.message, **error.extra) from None
     count_predictions(batch.model, batch.version, len(batch.predictions))
-    response = Response(json.dumps(tensors.write_answer(question, batch)), mimetype="application/json")
-    response.headers["Backtalk-Generation"] = str(batch.generation)
-    response.headers["Backtalk-Version"] = str(batch.version)
-    response.headers["Backtalk-Predictions"] = ",".join(one.id for one in batch.predictions)
+    kept = Kept(
+        predictions=[UUID(one.id) for one in batch.predictions],
+        version=batch.version,
+        outputs=[tensor.name for tensor in question.signature.outputs],
+        in_columns=question.in_columns,
+    )
+    return kept, batch
+
+
+def _write(kept: Kept, generation: int | None, answered: list[Answered]) -> Response:
+    said = tensors.write_answer(kept.outputs, answered, in_columns=kept.in_columns)
+    response = Response(json.dumps(said), mimetype="application/json")
+    response.headers["Backtalk-Generation"] = str(generation)
+    response.headers["Backtalk-Version"] = str(kept.version)
+    response.headers["Backtalk-Predictions"] = ",".join(map(str, kept.predictions))
     return response
 
 

@@ -24,7 +24,7 @@ WANTED = "signature method_name to be tensorflow/serving"
 
 @pytest.fixture
 def served(api: Api, tiny_folder: Path) -> Api:
-    make_served_model(api.system, tiny_folder)
+    make_served_model(api.system, tiny_folder, versions=3)
     return api
 
 
@@ -45,6 +45,10 @@ def as_numbers(seed: int) -> list[Any]:
     pixels = np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     numbers: list[Any] = pixels.tolist()
     return numbers
+
+
+FILE = as_b64(make_jpeg())
+BYTES = {"signature_name": "serve_bytes"}
 
 
 def find_rows(api: Api) -> dict[str, Prediction]:
@@ -128,6 +132,67 @@ def test_base64_with_line_ends_or_without_padding_is_read(served: Api) -> None:
             assert response.status_code == 200, response.text
 
 
+KEYED = {"Idempotency-Key": "photo-17"}
+
+
+@pytest.mark.parametrize("place", ["", "/versions/1", "/labels/live"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"signature_name": "serve_bytes", "instances": [as_b64(make_jpeg(1)), as_b64(make_jpeg(2))]},
+        {"instances": [as_numbers(1), as_numbers(1)]},
+        {"inputs": [as_numbers(1), as_numbers(2)]},
+    ],
+    ids=["files", "rows", "columns"],
+)
+def test_a_repeated_key_gets_the_same_tensors_and_ids(served: Api, place: str, body: dict[str, Any]) -> None:
+    path = f"{MODEL}{place}:predict"
+    first = served.post(path, json=body, headers=KEYED)
+    assert first.status_code == 200, first.text
+    for number in (2, 3):  # what answered is not even in memory any more
+        go_live(served.system, "animals", number)
+        served.app.extensions["backtalk"].live.versions.refresh()
+    again = served.post(path, json=body, headers=KEYED)
+    assert again.get_json() == first.get_json()
+    for name in ("Backtalk-Predictions", "Backtalk-Version", "Backtalk-Generation"):
+        assert again.headers[name] == first.headers[name]
+    assert first.headers["Backtalk-Version"] == first.headers["Backtalk-Generation"] == "1"
+    replayed = [one.headers.get("Idempotency-Replayed") for one in (first, again)]
+    assert replayed == [None, "true"]
+    assert sorted(find_rows(served)) == sorted(first.headers["Backtalk-Predictions"].split(","))
+    assert 'backtalk_predictions_total{model="animals",version="1"} 2.0' in served.client.get("/metrics").text
+
+    plain = served.post(PATH, json=body)
+    assert plain.headers["Backtalk-Version"] == "3"
+    other = {"instances": [as_numbers(3)]}
+    assert_problem(served.post(path, json=other, headers=KEYED), 422, "idempotency-key-reused")
+
+
+def test_with_a_key_the_answer_is_what_it_is_without(served: Api) -> None:
+    for key, body in (("a", {"instances": [as_numbers(1)]}), ("b", BYTES | {"inputs": [FILE]})):
+        plain = served.post(PATH, json=body)
+        keyed = served.post(PATH, json=body, headers={"Idempotency-Key": key})
+        assert keyed.data == plain.data
+
+
+def test_a_key_of_tensors_that_failed_stays_free(served: Api) -> None:
+    assert_problem(served.post(PATH, json=BYTES | {"instances": [as_b64(b"none")]}, headers=KEYED), 400)
+    assert_problem(served.post(f"{MODEL}/versions/9:predict", json=BYTES, headers=KEYED), 404)
+    assert served.post(PATH, json=BYTES | {"instances": [FILE]}, headers=KEYED).status_code == 200
+
+
+def test_no_embedding_of_a_deleted_picture_is_left_over_for_a_key(served: Api) -> None:
+    pixels, file = {"instances": [as_numbers(1)]}, BYTES | {"instances": [FILE]}
+    for body, key in ((pixels, "pixels"), (file, "file")):
+        first = served.post(PATH, json=body, headers={"Idempotency-Key": key})
+        record = served.get(f"/v1/predictions/{first.headers['Backtalk-Predictions']}").get_json()
+        assert served.call("DELETE", f"/v1/images/{record['image']}").status_code == 204
+    gone = served.post(PATH, json=pixels, headers={"Idempotency-Key": "pixels"})
+    assert_problem(gone, 409, "image-deleted")
+    again = served.post(PATH, json=file, headers={"Idempotency-Key": "file"})
+    assert again.headers["Idempotency-Replayed"] == "true"  # the scores stay with the prediction's row
+
+
 def test_versions_in_memory_answer_by_number_and_by_label(promoted: Api) -> None:
     body = {"signature_name": "serve_bytes", "instances": [as_b64(make_jpeg(7))]}
     found = {}
@@ -184,8 +249,6 @@ def test_what_is_not_in_memory_cannot_be_asked(promoted: Api) -> None:
     )
 
 
-FILE = as_b64(make_jpeg())
-BYTES = {"signature_name": "serve_bytes"}
 REFUSED: list[tuple[Any, str]] = [
     ("{", "not valid JSON"),
     ({"signature_name": "regress", "instances": [1]}, 'Serving signature name: "regress" not found'),
