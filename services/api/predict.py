@@ -17,8 +17,9 @@ from services.api.auth import require
 from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
+from services.api.servables import find_latest
 from services.api.shapes import Answer, IdempotencyHeader, ModelPath, name_operation, problems
-from services.api.tfserving import TENSOR_SCHEMA, TensorAnswer, answer_tensors, find_latest, read_json
+from services.api.tfserving import TENSOR_SCHEMA, TensorAnswer, answer_tensors, read_json
 from services.backend import get_backend
 
 

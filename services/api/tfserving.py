@@ -15,25 +15,25 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
-from backtalk.errors import (
-    MalformedTensor,
-    ModelNotFound,
-    RefusedImage,
-    ServableNotFound,
-    UnknownVersionLabel,
-    WrongSignature,
-)
+from backtalk.errors import MalformedTensor, RefusedImage, WrongSignature
 from backtalk.loading import ServedVersion
 from backtalk.recording import Answered, recall_answers
 from backtalk.serving import PredictedBatch
-from backtalk.signatures import Signature, describe_signatures
 from backtalk.states import Scope
 from services.api import tensors
 from services.api.auth import require
 from services.api.idempotency import Outcome, answer_once
 from services.api.intake import body_has_pictures
 from services.api.metrics import count_predictions
-from services.api.shapes import IdempotencyHeader, ModelPath, VersionPath, name_operation, problems
+from services.api.servables import (
+    LabelPath,
+    ServablePath,
+    find_labelled,
+    find_latest,
+    find_numbered,
+    signatures_of,
+)
+from services.api.shapes import IdempotencyHeader, ModelPath, name_operation, problems
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -45,13 +45,6 @@ blueprint = APIBlueprint(
 )
 
 
-class Label(StrEnum):
-    """The versions that a process holds."""
-
-    LIVE = "live"
-    PREVIOUS = "previous"
-
-
 class Method(StrEnum):
     """What signatures of other models may have; ours have `predict` alone."""
 
@@ -59,15 +52,11 @@ class Method(StrEnum):
     REGRESS = "regress"
 
 
-class LabelPath(ModelPath):
-    label: str = Field(description="`live`, or `previous`: the version before it.", examples=["live"])
-
-
 class MethodPath(ModelPath):
     method: Method
 
 
-class VersionMethodPath(VersionPath):
+class VersionMethodPath(ServablePath):
     method: Method
 
 
@@ -108,7 +97,7 @@ _ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 4
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict_with_version(path: VersionPath, header: IdempotencyHeader) -> Response:
+def predict_with_version(path: ServablePath, header: IdempotencyHeader) -> Response:
     """The live version or the one before it; recorded like every prediction, ids in the headers.
 
     With an Idempotency-Key the same body gets the same answer and ids again.
@@ -250,41 +239,3 @@ def read_json() -> Any:
         return request.get_json(force=True)
     except RecursionError:
         raise BadRequest("The body is JSON nested too deeply.") from None
-
-
-def find_latest(model: str) -> ServedVersion:
-    """The version in service. Raises ServableNotFound: there is no such model."""
-    return _find_held(model, f"Latest({model})")[0]
-
-
-def find_numbered(model: str, number: int) -> ServedVersion:
-    """Raises ServableNotFound: this process does not hold that version."""
-    asked = f"Specific({model}, {number})"
-    held = _find_held(model, asked)
-    for served in held:
-        if served.number == number:
-            return served
-    names = ", ".join(f"{served.number} ({label})" for served, label in zip(held, Label, strict=False))
-    raise ServableNotFound(f"Servable not found for request: {asked}. In memory are {names}.")
-
-
-def find_labelled(model: str, label: str) -> ServedVersion:
-    """Raises UnknownVersionLabel: no version has that label, or it is not held here."""
-    held = dict(zip(Label, _find_held(model, f"Labeled({model}, {label})"), strict=False))
-    if label not in held:
-        known = " and ".join(held)
-        raise UnknownVersionLabel(f"Unrecognized servable version label: {label[:100]}. There is {known}.")
-    return held[Label(label)]
-
-
-def _find_held(model: str, asked: str) -> list[ServedVersion]:
-    try:
-        return get_backend().live.versions.list_held(model)
-    except ModelNotFound:
-        raise ServableNotFound(f"Servable not found for request: {asked}") from None
-
-
-def signatures_of(served: ServedVersion) -> dict[str, Signature]:
-    return describe_signatures(
-        size=served.backbone.input_size, width=served.backbone.width, classes=len(served.labels)
-    )

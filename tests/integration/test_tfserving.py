@@ -343,6 +343,39 @@ def test_files_alone_keep_backtalks_shape_and_its_codes(served: Api) -> None:
     assert_problem(served.post("/v1/models/half:predict", json={"instances": [file]}), 404, "model-not-found")
 
 
+@pytest.mark.parametrize(
+    ("version", "status", "sentence"),
+    [
+        ("0", 404, "Servable not found for request: Specific(animals, 0)"),
+        (str(2**53), 404, f"Servable not found for request: Specific(animals, {2**53})"),
+        (str(2**63 - 1), 404, f"Servable not found for request: Specific(animals, {2**63 - 1})"),
+        (str(2**63), 400, f"Failed to convert version: {2**63} to numeric."),
+        ("9" * 23, 400, f"Failed to convert version: {'9' * 23} to numeric."),
+    ],
+)
+def test_versions_that_cannot_be_are_told_as_tensorflow_serving_does(
+    served: Api, version: str, status: int, sentence: str
+) -> None:
+    path = f"{MODEL}/versions/{version}"
+    for verb in ("predict", "classify", "regress"):
+        problem = assert_problem(served.post(f"{path}:{verb}", json=BYTES | {"instances": [FILE]}), status)
+        assert problem["error"].startswith(sentence)
+    for place in ("", "/metadata"):
+        problem = assert_problem(served.get(path + place), status)
+        assert status == 404 or problem["error"] == sentence
+
+
+def test_paths_and_methods_that_are_none_keep_the_codes_of_this_api(served: Api) -> None:
+    for path in (PATH, f"{MODEL}:classify", f"{MODEL}/versions/1:predict", f"{MODEL}/labels/live:predict"):
+        refused = served.get(path)
+        assert assert_problem(refused, 405)["error"]
+        assert "POST" in refused.headers["Allow"]
+    for path in (MODEL, f"{MODEL}/metadata", f"{MODEL}/versions/1"):
+        assert assert_problem(served.post(path, json=BYTES), 405)["error"]
+    for path in (f"{MODEL}:explain", f"{MODEL}/versions/abc:predict", f"{MODEL}/versions/-1:predict"):
+        assert_problem(served.post(path, json=BYTES), 404)
+
+
 def test_status_tells_of_every_version_in_memory(promoted: Api) -> None:
     ok = {"error_code": "OK", "error_message": ""}
     live, previous = ({"version": number, "state": "AVAILABLE", "status": ok} for number in "21")
