@@ -18,11 +18,11 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, SupportsFloat, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Decided",
     "Decision",
     "Item",
+    "NotPromoted",
     "Prediction",
     "Problem",
     "Receipt",
@@ -44,7 +45,9 @@ __all__ = [
 LONGEST_WAIT_S = 30.0  # between two tries, whatever Retry-After says
 _FIRST_WAIT_S = 0.2
 _PAGE = 200
-_BEING_MADE = 202
+_GOES_ON = 202  # a worker does what was asked for
+# What it looks like when the other end has closed a connection; a timeout looks different.
+_HUNG_UP = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 Picture = bytes | str | PathLike[str]
 Shape = TypeVar("Shape", bound="_Shape")
@@ -72,6 +75,12 @@ class Problem(Exception):
 
 class Unreachable(Exception):
     """No answer came. What was asked may have been done, unless the connection was refused."""
+
+
+class NotPromoted(Exception):
+    """A worker was to make a version live and did not: its files are not what was verified, or another
+    version went live before it.
+    """
 
 
 # --- what comes back ---------------------------------------------------------------------------
@@ -201,6 +210,7 @@ class Version(_Shape):
     artefact_digest: str
     metrics: dict[str, Any]
     created_at: str
+    asked_at: str | None = None  # while a worker is about to make it live
 
 
 @dataclass(frozen=True)
@@ -228,12 +238,17 @@ class Client:
         retries: int = 4,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises ValueError: `address` is not `http://…` or `https://…`."""
+        """Raises ValueError: `address` is not `http://…` or `https://…`, or `key` cannot be a key.
+
+        White space around the key is taken off: a file ends with a line end.
+        """
         parts = urlsplit(address)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{address!r} is no address such as https://backtalk.example.org")
         self._parts, self._base = parts, parts.path.rstrip("/")
-        self._key = key
+        self._key = key.strip()
+        if not self._key.isascii() or not self._key.isprintable() or " " in self._key:
+            raise ValueError("the key has characters in it that no key has")  # which ones is a secret
         self._timeout_s = timeout_s
         self._retries = retries
         self._context = context
@@ -258,14 +273,17 @@ class Client:
         label: str,
         *,
         version: int | None = None,
-        scores: Sequence[float] | None = None,
+        scores: Iterable[SupportsFloat] | None = None,
         client_ref: str | None = None,
     ) -> Recorded:
-        """Report what a device predicted. However often it is sent under one `client_ref`, it is one."""
+        """Report what a device predicted. However often it is sent under one `client_ref`, it is one.
+
+        `scores` are numbers of any kind, such as a NumPy array, in the order of the model's labels.
+        """
         given = {
             "label": label,
             "version": version,
-            "scores": None if scores is None else json.dumps(list(scores)),
+            "scores": None if scores is None else json.dumps([float(score) for score in scores]),
             "client_ref": client_ref or _new_key(),
         }
         form = {name: str(value) for name, value in given.items() if value is not None}
@@ -345,16 +363,39 @@ class Client:
         until = time.monotonic() + wait_s
         while True:
             answer = self._send("GET", path, None, {}, repeatable=True)
-            if answer.status != _BEING_MADE:
+            if answer.status != _GOES_ON:
                 return answer.data
-            pause_s = min(answer.retry_after_s or _FIRST_WAIT_S, LONGEST_WAIT_S)
-            if time.monotonic() + pause_s > until:
+            if not _pause(answer.retry_after_s, until):
                 raise Unreachable(f"{form} of version {version} was not made within {wait_s:g} s")
-            time.sleep(pause_s)
 
-    def promote(self, model: str, version: int) -> Change:
-        """Make a version live."""
-        return Change.read(self._post(f"/v1/models/{_part(model)}/versions/{int(version)}:promote"))
+    def promote(self, model: str, version: int, *, wait_s: float = 180.0) -> Change:
+        """Make a version live, and return once it is.
+
+        Where the API may not write its store a worker does it, and this waits, `wait_s` at most; then
+        `Unreachable` is raised, and it may go live later. If it is not going to, `NotPromoted` is raised.
+        """
+        path = f"/v1/models/{_part(model)}/versions/{int(version)}:promote"
+        until = time.monotonic() + wait_s
+        answer = self._send("POST", path, None, {"Idempotency-Key": _new_key()}, repeatable=True)
+        asked = Change.read(json.loads(answer.data))
+        if answer.status != _GOES_ON:
+            return asked
+        while _pause(answer.retry_after_s, until):
+            if not self._is_asked_for(asked):
+                return self._get_settled(asked)
+        raise Unreachable(f"version {version} of {model} was asked for, and not live within {wait_s:g} s")
+
+    def _is_asked_for(self, asked: Change) -> bool:
+        versions = self.versions(asked.model)
+        return any(one.number == asked.version and one.asked_at is not None for one in versions)
+
+    def _get_settled(self, asked: Change) -> Change:
+        now = Change.read(self.model(asked.model))
+        if now.version == asked.version:
+            return now
+        changed = now.generation != asked.generation
+        why = f"version {now.version} went live" if changed else "a worker refused it, as its log tells"
+        raise NotPromoted(f"version {asked.version} of {asked.model} was asked for and is not live: {why}")
 
     def rollback(self, model: str) -> Change:
         """Go back to the version before; sets `hold`."""
@@ -454,6 +495,16 @@ class Client:
     ) -> "_Answer":
         if not repeatable:
             self.close()  # a connection that was kept may be dead, and only sending would tell
+        was_kept = self._connect().sock is not None
+        try:
+            return self._exchange(method, path, body, headers)
+        except Unreachable as error:
+            if not (repeatable and was_kept and isinstance(error.__cause__, _HUNG_UP)):
+                raise
+        # The server let go of a connection that had been idle for long: that is no failure, and no try.
+        return self._exchange(method, path, body, headers)
+
+    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> "_Answer":
         connection = self._connect()
         given = {"Authorization": f"Bearer {self._key}", "Accept": "application/json", **headers}
         try:
@@ -513,6 +564,15 @@ def _read_wait(response: http.client.HTTPResponse) -> float | None:
         return float(response.headers.get("Retry-After", ""))
     except ValueError:
         return None
+
+
+def _pause(retry_after_s: float | None, until: float) -> bool:
+    """Wait before asking again; False, and at once, where that would be later than `until` (monotonic)."""
+    pause_s = min(retry_after_s or _FIRST_WAIT_S, LONGEST_WAIT_S)
+    if time.monotonic() + pause_s > until:
+        return False
+    time.sleep(pause_s)
+    return True
 
 
 def _read(image: Picture) -> bytes:

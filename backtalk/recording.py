@@ -18,6 +18,7 @@ from pgvector import HalfVector
 from psycopg.adapt import Dumper
 from psycopg.errors import UniqueViolation
 from psycopg.pq import Format
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -25,6 +26,7 @@ from backtalk.db import Database, get_driver, new_id
 from backtalk.errors import ClientRefTaken, Unavailable
 from backtalk.events import AuditDrawn
 from backtalk.failpoints import around_commit, failpoint
+from backtalk.tables import Embedding, Prediction, Version
 
 _ROUNDS = 5
 _CLIENT_REF = "uq_predictions_client_ref"
@@ -184,3 +186,34 @@ def _record(connection: psycopg.Connection[Any], record: Recordable) -> None:
     raise Unavailable(
         "The prediction could not be recorded: its image is being written and deleted. Try again."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a version said of one picture."""
+
+    scores: list[float]  # float32 values, in the order of the model's labels
+    embedding: list[float] | None  # float16 values; none: it was deleted since
+
+
+def recall_answers(session: Session, prediction_ids: Sequence[UUID]) -> list[Answered]:
+    """What was answered, in the order of the ids of predictions that were made here."""
+    rows = session.execute(
+        select(Prediction.id, Prediction.scores, Embedding.vector)
+        .join(Version, (Version.model_id == Prediction.model_id) & (Version.number == Prediction.version))
+        .outerjoin(
+            Embedding,
+            (Embedding.image_id == Prediction.image_id)
+            & (Embedding.backbone_digest == Version.backbone_digest),
+        )
+        .where(Prediction.id.in_(prediction_ids))
+    )
+    # Numbers come as text, with the digits that they need: as doubles they are only near what they were.
+    found = {
+        row.id: Answered(
+            scores=np.array(row.scores, np.float32).tolist(),
+            embedding=None if row.vector is None else np.array(row.vector, np.float16).tolist(),
+        )
+        for row in rows
+    }
+    return [found[one] for one in prediction_ids]

@@ -18,6 +18,7 @@ from backtalk.tables import Model, Version
 from tests import factories
 
 LABELS = ("cat", "dog", "owl")
+CANDIDATE = "animals/.candidates/01890000-0000-7000-8000-000000000004-1"
 
 
 def make_served_model(
@@ -61,6 +62,16 @@ def write_version(
         backbone_digest=digest,
         artefact_digest=write_sums(folder),
     )
+
+
+def unpublish(system: System, number: int) -> None:
+    """As a run leaves its version: without an integer name."""
+    with system.db.transaction() as session:
+        version = session.scalars(select(Version).where(Version.number == number)).one()
+        target = system.versions.resolve(CANDIDATE)
+        target.parent.mkdir(exist_ok=True)
+        system.versions.resolve(version.path).rename(target)
+        version.path = CANDIDATE
 
 
 def go_live(system: System, name: str, number: int) -> int:

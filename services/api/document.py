@@ -90,5 +90,6 @@ def _add_headers(operation: dict[str, Any]) -> None:
         headers = response.setdefault("headers", {})
         if status not in {"414", "431"}:
             headers["X-Request-Id"] = _REQUEST_ID
-        if status in {"429", "503"} or (status == "202" and operation["operationId"] == "get_device_file"):
+        waits = status == "202" and operation["operationId"] in {"get_device_file", "promote_version"}
+        if waits or status in {"429", "503"}:
             headers["Retry-After"] = _RETRY_AFTER

@@ -6,10 +6,10 @@ of two at once the second waits for the first (its INSERT meets the first one's 
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flask import Response, json, request
-from pydantic import BaseModel
+from flask import Response, request
+from pydantic import BaseModel, RootModel
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -30,37 +30,46 @@ class Outcome(NamedTuple):
     generation: int | None = None  # of the model, for the header
 
 
+class _Kept(RootModel[dict[str, Any]]):
+    """The body of an earlier outcome, as the key's row has it."""
+
+
+def _write(made: Outcome) -> Response:
+    return answer(made.body, made.status, generation=made.generation)
+
+
 def answer_once(
     session: Session,
     caller: Caller,
     key: str | None,
     said: BaseModel | Iterable[bytes],
     effect: Callable[[], Outcome],
+    write: Callable[[Outcome], Response] = _write,
 ) -> Response:
     """Run `effect` unless this key got its answer before; then give that answer again.
 
     Args:
         session: of the transaction that `effect` works in.
         said: what the call says beyond its method and path: the body as it was understood, or its parts.
+        write: makes the answer of the outcome, and again of what the key's row keeps of it: status, body and
+            generation.
 
     Raises:
         IdempotencyKeyReused: the key came with another method, path or body.
         Conflict: the first call with this key is still going on.
     """
     if key is None:
-        return _answer(effect())
+        return write(effect())
     owner, digest = caller.key_id or caller.actor, _digest(said)
     if not _reserve(session, owner, key, digest):
-        return _repeat(session, owner, key, digest)
+        response = write(_recall(session, owner, key, digest))
+        response.headers["Idempotency-Replayed"] = "true"
+        return response
     made = effect()
     row = session.get_one(IdempotencyKey, (owner, key))
     row.status, row.generation = made.status, made.generation
     row.response = made.body.model_dump(mode="json")
-    return _answer(made)
-
-
-def _answer(made: Outcome) -> Response:
-    return answer(made.body, made.status, generation=made.generation)
+    return write(made)
 
 
 def _reserve(session: Session, owner: str, key: str, digest: str) -> bool:
@@ -74,17 +83,13 @@ def _reserve(session: Session, owner: str, key: str, digest: str) -> bool:
         raise Conflict("The first call with this Idempotency-Key is still going on; try again.") from error
 
 
-def _repeat(session: Session, owner: str, key: str, digest: str) -> Response:
+def _recall(session: Session, owner: str, key: str, digest: str) -> Outcome:
     row = session.get_one(IdempotencyKey, (owner, key))
     if row.body_sha256 != digest:
         raise IdempotencyKeyReused(
             "This Idempotency-Key came before with another call or body; use a new key for a new call."
         )
-    response = Response(json.dumps(row.response), row.status, mimetype="application/json")
-    response.headers["Idempotency-Replayed"] = "true"
-    if row.generation is not None:
-        response.headers["Backtalk-Generation"] = str(row.generation)
-    return response
+    return Outcome(row.status, _Kept(row.response), row.generation)
 
 
 def _digest(said: BaseModel | Iterable[bytes]) -> str:

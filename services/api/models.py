@@ -14,9 +14,9 @@ from backtalk.signatures import describe_signatures
 from backtalk.tables import Backbone, Model, Version
 from services.api.auth import require
 from services.api.intake import answer
-from services.api.shapes import Answer, ListOf, ModelPath, PageQuery, VersionPath, name_operation, problems
+from services.api.servables import Label, LabelPath, ServablePath, check_number, find_labelled
+from services.api.shapes import Answer, ListOf, ModelPath, PageQuery, name_operation, problems
 from services.api.tensors import write_signature_map
-from services.api.tfserving import Label, LabelPath, find_labelled
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -117,11 +117,12 @@ def get_accuracy(path: ModelPath) -> Response:
 @blueprint.get(
     "/models/<name:model>/versions/<int:number>",
     summary="Whether a version is served",
-    responses={200: ModelStatus, **problems(404)},
+    responses={200: ModelStatus, **problems(400, 404)},
 )
 @require()
-def get_version_status(path: VersionPath) -> Response:
+def get_version_status(path: ServablePath) -> Response:
     """`version` is the live one; `model_version_status` speaks of the one asked for."""
+    check_number(path.number)
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, path.model)
         version = catalogue.get_version(session, model, path.number)
@@ -164,10 +165,11 @@ def get_metadata(path: ModelPath) -> Response:
 @blueprint.get(
     "/models/<name:model>/versions/<int:number>/metadata",
     summary="How to ask a version",
-    responses={200: Metadata, **problems(404)},
+    responses={200: Metadata, **problems(400, 404)},
 )
 @require()
-def get_version_metadata(path: VersionPath) -> Response:
+def get_version_metadata(path: ServablePath) -> Response:
+    check_number(path.number)
     with get_backend().system.db.reading() as session:
         model = catalogue.get_model(session, path.model)
         made = _metadata(session, model, catalogue.get_version(session, model, path.number))

@@ -1,7 +1,5 @@
 """Predictions: raw image bytes, a form, or the JSON that TensorFlow Serving's clients send."""
 
-import binascii
-from base64 import b64decode
 from typing import Any
 
 from flask import Response, g, request
@@ -19,6 +17,7 @@ from services.api.auth import require
 from services.api.idempotency import Outcome, answer_once
 from services.api.intake import answer, body_has_pictures
 from services.api.metrics import count_predictions
+from services.api.servables import find_latest
 from services.api.shapes import Answer, IdempotencyHeader, ModelPath, name_operation, problems
 from services.api.tfserving import TENSOR_SCHEMA, TensorAnswer, answer_tensors, read_json
 from services.backend import get_backend
@@ -40,7 +39,7 @@ class Predictions(Answer):
 
 
 class PredictionsOrTensors(RootModel[Predictions | TensorAnswer]):
-    """Tensors where the request has a `signature_name`, `inputs` or pixels as numbers."""
+    """Tensors where the request has a `signature_name`, `inputs` or numbers: anything but files alone."""
 
 
 #: The smallest picture there is: a PNG of one grey pixel.
@@ -109,15 +108,16 @@ blueprint = APIBlueprint(
     "/models/<name:model>:predict",
     summary="Classify images",
     description="Each answer is recorded before it is sent; correct or confirm it by its id. With an "
-    "Idempotency-Key the same pictures get the same ids again.",
+    "Idempotency-Key the same pictures get the same ids again; in the shape of TensorFlow Serving the same "
+    "body does, in the header `Backtalk-Predictions`.",
     request_body=_REQUEST_BODY,
     responses={200: PredictionsOrTensors, **problems(400, 404, 408, 409, 413, 415, 429)},
 )
 @require(Scope.PREDICT)
 @body_has_pictures
 def predict(path: ModelPath, header: IdempotencyHeader) -> Response:
-    if _is_json() and tensors.is_tensor_request(body := read_json()):
-        return answer_tensors(path.model, None, body)
+    if _is_json() and not tensors.has_files_alone(read_json()):
+        return answer_tensors(path.model, lambda: find_latest(path.model), header.idempotency_key)
     pictures = read_pictures()
     if header.idempotency_key is None:  # no transaction but the one statement that records
         batch = _predict(path.model, pictures)
@@ -141,11 +141,11 @@ def read_pictures() -> list[bytes]:
     """The pictures of this request, as they came.
 
     Raises:
-        BadRequest: no picture, or a body that says JSON or form and is none.
-        InvalidInput: JSON of another shape.
+        BadRequest: no picture, or a body that says form and is none.
+        InvalidInput: too many, or not base64.
     """
     if _is_json():
-        return _read_instances(read_json())
+        return _read_instances(read_json()[tensors.ROWS])
     if request.mimetype == "multipart/form-data":
         upload = request.files.get("image")
         if upload is None:
@@ -162,24 +162,17 @@ def _is_json() -> bool:
     """By name or by its first bytes: curl and `requests.post(data=…)` call it a form, or nothing at all."""
     if request.mimetype == "multipart/form-data":
         return False
-    return request.is_json or request.get_data()[:64].lstrip().startswith(b"{")
+    return request.is_json or request.get_data()[:64].lstrip().startswith((b"{", b"["))
 
 
-def _read_instances(body: Any) -> list[bytes]:
-    instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list) or not 0 < len(instances) <= MAX_BATCH:
+def _read_instances(rows: list[Any]) -> list[bytes]:
+    if len(rows) > MAX_BATCH:
         raise InvalidInput(f'Send {{"instances": [{{"b64": "…"}}]}} with 1 to {MAX_BATCH} images.')
-    return [_read_instance(number, instance) for number, instance in enumerate(instances)]
+    return [_read_instance(number, row) for number, row in enumerate(rows)]
 
 
-def _read_instance(number: int, instance: Any) -> bytes:
-    # TensorFlow Serving's clients may name the signature's input: {"image_bytes": {"b64": "…"}}.
-    if isinstance(instance, dict) and len(instance) == 1 and "b64" not in instance:
-        (instance,) = instance.values()
-    text = instance.get("b64") if isinstance(instance, dict) else None
-    if not isinstance(text, str):
-        raise InvalidInput(f'instances[{number}] is not {{"b64": "…"}}.')
+def _read_instance(number: int, row: Any) -> bytes:
     try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return tensors.decode_base64(tensors.unwrap(row)["b64"])
+    except ValueError:
         raise InvalidInput(f"instances[{number}].b64 is not base64.") from None

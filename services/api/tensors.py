@@ -3,7 +3,7 @@
 Its documentation is `api_rest.md`; the sentences that begin an error are those of its `json_tensor.cc`.
 """
 
-import binascii
+import json
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backtalk.errors import MalformedTensor
+from backtalk.errors import ImageDeleted, MalformedTensor
 from backtalk.incoming import MAX_BATCH
-from backtalk.serving import PredictedBatch
+from backtalk.recording import Answered
 from backtalk.signatures import EMBEDDING, IMAGE, SCORES, TENSOR_SIGNATURE, Signature, Tensor
 
 ROWS, COLUMNS = "instances", "inputs"
@@ -32,28 +32,46 @@ class Question:
     pictures: list[bytes]
 
 
-def is_tensor_request(body: Any) -> bool:
-    """Whether a body says what TensorFlow Serving alone understands: then it gets what that would answer."""
-    if not isinstance(body, dict):
+def has_files_alone(body: Any) -> bool:
+    """Whether a body is of Backtalk's own shape: files in rows, and no signature.
+
+    TensorFlow Serving would ask the signature that takes pixels, and refuse it. Whatever else comes gets what
+    that would answer.
+    """
+    if not isinstance(body, dict) or SIGNATURE_NAME in body or COLUMNS in body:
         return False
-    if SIGNATURE_NAME in body or COLUMNS in body:
-        return True
     rows = body.get(ROWS)
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return isinstance(first, list) or (isinstance(first, dict) and IMAGE in first)
+    return isinstance(rows, list) and bool(rows) and all(_is_file(unwrap(row)) for row in rows)
 
 
-def read_question(body: Any, signatures: dict[str, Signature]) -> Question:
-    """Read the body of `:predict`.
+def unwrap(row: Any) -> Any:
+    """What is in a row, where it is named after an input: `{"image_bytes": {"b64": "…"}}`."""
+    return next(iter(row.values())) if _is_named(row) and len(row) == 1 else row
+
+
+def check_body(body: Any) -> None:
+    """What TensorFlow Serving checks before it looks for the model.
+
+    Raises:
+        MalformedTensor: no object, or its signature has no name.
+    """
+    if not isinstance(body, dict):
+        raise MalformedTensor(f"JSON Value: {json.dumps(body)[:100]} Is not object")
+    if not isinstance(body.get(SIGNATURE_NAME, ""), str):
+        raise MalformedTensor("Not formatted correctly. 'signature_name' key must be a string value.")
+
+
+def read_question(body: dict[str, Any], signatures: dict[str, Signature]) -> Question:
+    """Read the body of `:predict`, one that `check_body` let through.
 
     Raises:
         MalformedTensor: says what is wrong, and where.
     """
-    if not isinstance(body, dict):
-        raise MalformedTensor("The JSON value is not an object.")
     signature = _find_signature(body, signatures)
     if ROWS in body and COLUMNS in body:
-        raise MalformedTensor("Not formatted correctly expecting only one of 'inputs' or 'instances' keys.")
+        raise MalformedTensor(
+            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
+        )
     if ROWS not in body and COLUMNS not in body:
         raise MalformedTensor("Missing 'inputs' or 'instances' key")
     in_columns = COLUMNS in body
@@ -68,8 +86,6 @@ def read_question(body: Any, signatures: dict[str, Signature]) -> Question:
 
 def _find_signature(body: dict[str, Any], signatures: dict[str, Signature]) -> Signature:
     name = body.get(SIGNATURE_NAME, "")
-    if not isinstance(name, str):
-        raise MalformedTensor("Not formatted correctly. 'signature_name' key must be a string value.")
     found = signatures.get(name or TENSOR_SIGNATURE)
     if found is None:
         known = " and ".join(signatures)
@@ -110,7 +126,11 @@ def _read_columns(value: Any, wanted: Tensor) -> list[Any]:
 
 def _is_named(value: Any) -> bool:
     """Whether it names inputs, rather than being bytes in base64."""
-    return isinstance(value, dict) and not (value.keys() == {"b64"} and isinstance(value["b64"], str))
+    return isinstance(value, dict) and not _is_file(value)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def _read_pixels(values: list[Any], wanted: Tensor) -> list[bytes]:
@@ -122,6 +142,7 @@ def _read_pixels(values: list[Any], wanted: Tensor) -> list[bytes]:
     if pixels.dtype.kind != "i" or (pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255):
         raise MalformedTensor(
             f"{wanted.name}: a JSON value is not of expected type: {wanted.dtype}, whole numbers of 0 to 255."
+            ' Files are {"b64": "…"} each.'
         )
     if pixels.shape[1:] != wanted.shape[1:]:
         found = ",".join(map(str, pixels.shape))
@@ -146,32 +167,43 @@ def _read_file(number: int, value: Any, wanted: Tensor) -> bytes:
         raise MalformedTensor(f"{wanted.name}: item {number} is not of expected type: {wanted.dtype}")
     if _is_named(value):
         raise MalformedTensor(f"{wanted.name}: item {number} is not formatted correctly for base64 data")
-    text = "".join(value["b64"].split())
     try:
-        return b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(value["b64"])
+    except ValueError:
         raise MalformedTensor(f"{wanted.name}: item {number}: Unable to base64 decode") from None
+
+
+def decode_base64(text: str) -> bytes:
+    """Line ends and missing padding are borne, as TensorFlow Serving does. Raises ValueError."""
+    bare = "".join(text.split())
+    return b64decode(bare + "=" * (-len(bare) % 4), validate=True)
 
 
 def _shape(wanted: Tensor) -> str:
     return "[" + ",".join(map(str, wanted.shape)) + "]"
 
 
-def write_answer(question: Question, batch: PredictedBatch) -> dict[str, Any]:
-    """The answer in the format of the question. The name of an output that is the only one is left out."""
-    given: dict[str, Sequence[Any]] = {
-        SCORES: [[_write_decimal(score) for score in one.scores] for one in batch.predictions],
-    }
-    names = [tensor.name for tensor in question.signature.outputs]
-    if EMBEDDING in names:
-        given[EMBEDDING] = [[_write_decimal(value) for value in one] for one in batch.embeddings.tolist()]
-    if len(names) == 1:
-        whole: Any = given[names[0]]
-    elif question.in_columns:
-        whole = {name: given[name] for name in names}
+def write_answer(outputs: Sequence[str], answered: Sequence[Answered], *, in_columns: bool) -> dict[str, Any]:
+    """The answer in the format of the question. The name of an output that is the only one is left out.
+
+    Raises:
+        ImageDeleted: an embedding is asked for that is not there any more.
+    """
+    given = {name: [_write_output(name, one) for one in answered] for name in outputs}
+    if len(outputs) == 1:
+        whole: Any = given[outputs[0]]
+    elif in_columns:
+        whole = given
     else:
-        whole = [dict(zip(names, row, strict=True)) for row in zip(*(given[n] for n in names), strict=True)]
-    return {"outputs" if question.in_columns else "predictions": whole}
+        whole = [dict(zip(outputs, row, strict=True)) for row in zip(*given.values(), strict=True)]
+    return {"outputs" if in_columns else "predictions": whole}
+
+
+def _write_output(name: str, answered: Answered) -> list[float]:
+    values = {SCORES: answered.scores, EMBEDDING: answered.embedding}[name]
+    if values is None:
+        raise ImageDeleted("The image was deleted since, so this answer cannot be given again.")
+    return [_write_decimal(value) for value in values]
 
 
 def _write_decimal(value: float) -> float:

@@ -3,30 +3,37 @@
 `docs/serving.md` holds it against TensorFlow Serving's own documentation, point by point.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from flask import Response, g, json, request
 from flask_openapi import APIBlueprint, Tag
 from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
-from backtalk.errors import (
-    MalformedTensor,
-    ModelNotFound,
-    RefusedImage,
-    ServableNotFound,
-    UnknownVersionLabel,
-    WrongSignature,
-)
+from backtalk.errors import MalformedTensor, RefusedImage, WrongSignature
 from backtalk.loading import ServedVersion
-from backtalk.signatures import Signature, describe_signatures
+from backtalk.recording import Answered, recall_answers
+from backtalk.serving import PredictedBatch
 from backtalk.states import Scope
 from services.api import tensors
 from services.api.auth import require
+from services.api.idempotency import Outcome, answer_once
 from services.api.intake import body_has_pictures
 from services.api.metrics import count_predictions
-from services.api.shapes import ModelPath, VersionPath, name_operation, problems
+from services.api.servables import (
+    LabelPath,
+    ServablePath,
+    find_labelled,
+    find_latest,
+    find_numbered,
+    signatures_of,
+)
+from services.api.shapes import IdempotencyHeader, ModelPath, name_operation, problems
 from services.backend import get_backend
 
 blueprint = APIBlueprint(
@@ -38,13 +45,6 @@ blueprint = APIBlueprint(
 )
 
 
-class Label(StrEnum):
-    """The versions that a process holds."""
-
-    LIVE = "live"
-    PREVIOUS = "previous"
-
-
 class Method(StrEnum):
     """What signatures of other models may have; ours have `predict` alone."""
 
@@ -52,15 +52,11 @@ class Method(StrEnum):
     REGRESS = "regress"
 
 
-class LabelPath(ModelPath):
-    label: str = Field(description="`live`, or `previous`: the version before it.", examples=["live"])
-
-
 class MethodPath(ModelPath):
     method: Method
 
 
-class VersionMethodPath(VersionPath):
+class VersionMethodPath(ServablePath):
     method: Method
 
 
@@ -90,7 +86,7 @@ TENSOR_SCHEMA: dict[str, Any] = {
     },
 }
 _BODY: dict[str, Any] = {"required": True, "content": {"application/json": {"schema": TENSOR_SCHEMA}}}
-_ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 413, 415, 429)}
+_ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 409, 413, 415, 429)}
 
 
 @blueprint.post(
@@ -101,9 +97,13 @@ _ANSWERS: dict[str | int, Any] = {200: TensorAnswer, **problems(400, 404, 408, 4
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict_with_version(path: VersionPath) -> Response:
-    """The live version or the one before it; recorded like every prediction, ids in the headers."""
-    return answer_tensors(path.model, find_numbered(path.model, path.number), read_json())
+def predict_with_version(path: ServablePath, header: IdempotencyHeader) -> Response:
+    """The live version or the one before it; recorded like every prediction, ids in the headers.
+
+    With an Idempotency-Key the same body gets the same answer and ids again.
+    """
+    find = partial(find_numbered, path.model, path.number)
+    return answer_tensors(path.model, find, header.idempotency_key)
 
 
 @blueprint.post(
@@ -114,8 +114,10 @@ def predict_with_version(path: VersionPath) -> Response:
 )
 @require(Scope.PREDICT)
 @body_has_pictures
-def predict_with_label(path: LabelPath) -> Response:
-    return answer_tensors(path.model, find_labelled(path.model, path.label), read_json())
+def predict_with_label(path: LabelPath, header: IdempotencyHeader) -> Response:
+    """As with a version's number."""
+    find = partial(find_labelled, path.model, path.label)
+    return answer_tensors(path.model, find, header.idempotency_key)
 
 
 @blueprint.post(
@@ -126,7 +128,7 @@ def predict_with_label(path: LabelPath) -> Response:
 @require(Scope.PREDICT)
 def ask_otherwise(path: MethodPath) -> Response:
     """No signature can be asked by `classify` or `regress`: always 400."""
-    _find_held(path.model, f"Latest({path.model})")
+    find_latest(path.model)
     raise _wrong_signature(path.method)
 
 
@@ -153,30 +155,77 @@ def ask_label_otherwise(path: LabelMethodPath) -> Response:
 
 
 def _wrong_signature(method: Method) -> WrongSignature:
+    wanted = {Method.CLASSIFY: "classification", Method.REGRESS: "regression"}[method]
     return WrongSignature(
-        f"Expected {method} signature method_name to be tensorflow/serving/{method}. "
+        f"Expected {wanted} signature method_name to be tensorflow/serving/{method}. "
         "Was: tensorflow/serving/predict. Use `:predict`."
     )
 
 
-def answer_tensors(model: str, pinned: ServedVersion | None, body: Any) -> Response:
-    """Answer a request in TensorFlow Serving's words, by `pinned` or else by the version in service.
+class Kept(BaseModel):
+    """What an Idempotency-Key's row keeps of an answer. The numbers are in the rows of its predictions, so
+    that they are not left over where a picture is deleted.
+    """
+
+    predictions: list[UUID]
+    version: int
+    outputs: list[str]
+    in_columns: bool
+
+
+def answer_tensors(model: str, find: Callable[[], ServedVersion], key: str | None) -> Response:
+    """Answer this request in TensorFlow Serving's words, by the version that `find` finds.
 
     Raises:
         MalformedTensor: the body is none, or a picture in it is not taken in.
+        ServableNotFound, UnknownVersionLabel: there is no such version here.
+        ImageDeleted: it was answered before, and its picture was deleted since.
     """
-    live = get_backend().live
-    served = pinned or live.get_version(model)
+    body = read_json()
+    if key is None:
+        kept, batch = _ask(model, find, body)
+        vectors = batch.embeddings.tolist()
+        pairs = zip(batch.predictions, vectors, strict=True)
+        return _write(kept, batch.generation, [Answered(one.scores, vector) for one, vector in pairs])
+    with get_backend().system.db.transaction() as session:
+
+        def record() -> Outcome:
+            kept, batch = _ask(model, find, body, session)
+            return Outcome(200, kept, batch.generation)
+
+        def write(made: Outcome) -> Response:
+            kept = Kept.model_validate(made.body.model_dump())
+            return _write(kept, made.generation, recall_answers(session, kept.predictions))
+
+        return answer_once(session, g.caller, key, [request.get_data()], record, write)
+
+
+def _ask(
+    model: str, find: Callable[[], ServedVersion], body: Any, within: Session | None = None
+) -> tuple[Kept, PredictedBatch]:
+    tensors.check_body(body)
+    served = find()
     question = tensors.read_question(body, signatures_of(served))
     try:
-        batch = live.predict(model, question.pictures, g.caller, pinned=served)
+        batch = get_backend().live.predict(model, question.pictures, g.caller, pinned=served, within=within)
     except RefusedImage as error:  # TensorFlow knows one status for all that it cannot decode
         raise MalformedTensor(error.message, **error.extra) from None
     count_predictions(batch.model, batch.version, len(batch.predictions))
-    response = Response(json.dumps(tensors.write_answer(question, batch)), mimetype="application/json")
-    response.headers["Backtalk-Generation"] = str(batch.generation)
-    response.headers["Backtalk-Version"] = str(batch.version)
-    response.headers["Backtalk-Predictions"] = ",".join(one.id for one in batch.predictions)
+    kept = Kept(
+        predictions=[UUID(one.id) for one in batch.predictions],
+        version=batch.version,
+        outputs=[tensor.name for tensor in question.signature.outputs],
+        in_columns=question.in_columns,
+    )
+    return kept, batch
+
+
+def _write(kept: Kept, generation: int | None, answered: list[Answered]) -> Response:
+    said = tensors.write_answer(kept.outputs, answered, in_columns=kept.in_columns)
+    response = Response(json.dumps(said), mimetype="application/json")
+    response.headers["Backtalk-Generation"] = str(generation)
+    response.headers["Backtalk-Version"] = str(kept.version)
+    response.headers["Backtalk-Predictions"] = ",".join(map(str, kept.predictions))
     return response
 
 
@@ -190,36 +239,3 @@ def read_json() -> Any:
         return request.get_json(force=True)
     except RecursionError:
         raise BadRequest("The body is JSON nested too deeply.") from None
-
-
-def find_numbered(model: str, number: int) -> ServedVersion:
-    """Raises ServableNotFound: this process does not hold that version."""
-    asked = f"Specific({model}, {number})"
-    held = _find_held(model, asked)
-    for served in held:
-        if served.number == number:
-            return served
-    names = ", ".join(f"{served.number} ({label})" for served, label in zip(held, Label, strict=False))
-    raise ServableNotFound(f"Servable not found for request: {asked}. In memory are {names}.")
-
-
-def find_labelled(model: str, label: str) -> ServedVersion:
-    """Raises UnknownVersionLabel: no version has that label, or it is not held here."""
-    held = dict(zip(Label, _find_held(model, f"Labeled({model}, {label})"), strict=False))
-    if label not in held:
-        known = " and ".join(held)
-        raise UnknownVersionLabel(f"Unrecognized servable version label: {label[:100]}. There is {known}.")
-    return held[Label(label)]
-
-
-def _find_held(model: str, asked: str) -> list[ServedVersion]:
-    try:
-        return get_backend().live.versions.list_held(model)
-    except ModelNotFound:
-        raise ServableNotFound(f"Servable not found for request: {asked}") from None
-
-
-def signatures_of(served: ServedVersion) -> dict[str, Signature]:
-    return describe_signatures(
-        size=served.backbone.input_size, width=served.backbone.width, classes=len(served.labels)
-    )

@@ -28,6 +28,8 @@ from services.api.shapes import (
 )
 from services.backend import get_backend
 
+RETRY_AFTER_S = 1  # a worker takes about so long to publish a version
+
 blueprint = APIBlueprint(
     "versions",
     __name__,
@@ -63,7 +65,8 @@ class VersionShape(Answer):
 
 class Waiting(Answer):
     """This process may not write the store: a worker is about to make the version live, unless the generation
-    changes before. `asked_at` of the version is null again when that is settled, and `state` says how.
+    changes before. `asked_at` of the version is null again when that is settled, and `state` says how: look
+    at the list of versions after `Retry-After` seconds.
     """
 
     model: str
@@ -157,5 +160,7 @@ def _change_once(system: System, key: str | None, change: Callable[[Session], Ch
             return Outcome(200, Change.model_validate(made), made.generation)
 
         response = answer_once(session, g.caller, key, (), act)
+    if response.status_code == 202:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     champions.rewrite_models_config(system)
     return response

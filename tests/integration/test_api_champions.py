@@ -14,10 +14,9 @@ from werkzeug.test import TestResponse
 
 from backtalk import bootstrap, failpoints, promotion, upkeep
 from backtalk.config import Settings
-from backtalk.system import System
-from backtalk.tables import IdempotencyKey, LedgerEntry, Model, Version
+from backtalk.tables import IdempotencyKey, LedgerEntry, Model
 from tests.clients import Api, assert_problem, make_api
-from tests.served import make_served_model
+from tests.served import CANDIDATE, make_served_model, unpublish
 
 ROLLBACK = "/v1/models/animals:rollback"
 KEYED = {"Idempotency-Key": "night-shift"}
@@ -91,19 +90,6 @@ def test_a_promotion_that_broke_off_before_its_commit_leaves_neither_key_nor_cha
 
 
 # --- a store that the API may not write ------------------------------------------------------------
-CANDIDATE = "animals/.candidates/01890000-0000-7000-8000-000000000004-1"
-
-
-def unpublish(system: System, number: int) -> None:
-    """As a run leaves its version: without an integer name."""
-    with system.db.transaction() as session:
-        version = session.scalars(select(Version).where(Version.number == number)).one()
-        target = system.versions.resolve(CANDIDATE)
-        target.parent.mkdir(exist_ok=True)
-        system.versions.resolve(version.path).rename(target)
-        version.path = CANDIDATE
-
-
 @pytest.fixture
 def reading(served: Api, settings: Settings) -> Iterator[Api]:
     """The same rows and files, seen by an API that is told never to write the store; version 4 is new."""
@@ -123,6 +109,7 @@ def test_without_the_right_to_write_a_worker_publishes_what_is_promoted(served: 
     before = config.read_bytes()
     answers = [promote(reading, 4, headers=KEYED) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
+    assert [answer.headers["Retry-After"] for answer in answers] == ["1", "1"]
     assert answers[0].json == answers[1].json == {"model": "animals", "version": 4, "generation": 3}
     assert asked_at(reading, 4) is not None
     assert history(served) == [2, 3]

@@ -1,26 +1,32 @@
 """The Python client against the real API over real sockets, also where the network misbehaves."""
 
 import ast
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import func, select
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from backtalk import bootstrap, promotion, review
 from backtalk import client as client_module
-from backtalk import review
-from backtalk.client import Client, Problem, Recorded, Unreachable
-from backtalk.tables import Correction, Prediction, ReviewItem
+from backtalk.client import Change, Client, NotPromoted, Problem, Recorded, Unreachable
+from backtalk.config import Settings
+from backtalk.tables import Confirmation, Correction, Prediction, ReviewItem
 from tests import factories
-from tests.clients import Api
+from tests.clients import Api, make_api
 from tests.faults.proxy import Proxy
-from tests.served import LABELS, make_jpeg, make_served_model
+from tests.served import CANDIDATE, LABELS, go_live, make_jpeg, make_served_model, unpublish
+
+ROOT = Path(__file__).parents[2]
 
 
 class Front:
@@ -29,6 +35,7 @@ class Front:
     def __init__(self, app: Any) -> None:
         self._app = app
         self.refusals: list[tuple[str, list[tuple[str, str]], bytes]] = []
+        self.files: dict[str, bytes] = {}  # what it answers itself, by path, to every call
         self.seen: list[tuple[str, str, str | None]] = []  # method, path, Idempotency-Key
 
     def refuse(self, status: str, kind: str, **headers: str) -> None:
@@ -38,6 +45,9 @@ class Front:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], key))
+        if environ["PATH_INFO"] in self.files:
+            start_response("200 OK", [("Content-Type", "application/octet-stream")])
+            return [self.files[environ["PATH_INFO"]]]
         if not self.refusals:
             return self._app(environ, start_response)
         status, headers, body = self.refusals.pop(0)
@@ -47,7 +57,7 @@ class Front:
 
 
 class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections, as gunicorn does
+    protocol_version = "HTTP/1.1"  # one call a connection, all the same
 
     def log(self, *_: Any) -> None:
         pass
@@ -65,7 +75,7 @@ def serve(app: Any) -> Iterator[int]:
 
 @pytest.fixture
 def served(api: Api, tiny_folder: Path) -> Api:
-    make_served_model(api.system, tiny_folder)
+    make_served_model(api.system, tiny_folder, versions=3)
     return api
 
 
@@ -221,7 +231,9 @@ def test_what_will_not_pass_is_not_repeated(client: Client, front: Front) -> Non
     assert (away.value.status, len(front.seen)) == (503, 5)
 
 
-def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client: Client) -> None:
+def test_a_lost_answer_costs_no_second_statement(
+    port: int, front: Front, served: Api, client: Client
+) -> None:
     """The call is done, the answer is lost, the connection dies: the repeat finds what the first one did."""
     said = client.predict("animals", make_jpeg())
     wrong = next(label for label in LABELS if label != said.label)
@@ -240,12 +252,105 @@ def test_a_lost_answer_costs_no_second_statement(port: int, served: Api, client:
         proxy.swallow_answers()
         with pytest.raises(Unreachable, match="no answer"):
             shaky.decide(item, "approve")
+        assert [method for method, path, _ in front.seen if path.endswith("/decisions")] == ["POST"]
         proxy.heal()
         assert [one.label for one in shaky.decisions("animals")] == [wrong]  # done, and only once
         proxy.refuse()
         with pytest.raises(Unreachable) as away:
             Client(f"http://127.0.0.1:{proxy.port}", served.token, retries=1).model("animals")
         assert isinstance(away.value.__cause__, ConnectionRefusedError)
+
+
+# --- a promotion that a worker does ----------------------------------------------------------------
+class Waiting:
+    """The client's clock: each time that it waits, the next of `meanwhile` happens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept_s: list[float] = []
+        self.meanwhile: list[Callable[[], object]] = []
+        monkeypatch.setattr(client_module, "time", SimpleNamespace(sleep=self._sleep, monotonic=self._now))
+
+    def _now(self) -> float:
+        return sum(self.slept_s)
+
+    def _sleep(self, pause_s: float) -> None:
+        self.slept_s.append(pause_s)
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    return Waiting(monkeypatch)
+
+
+@pytest.fixture
+def reading(waiting: Waiting, served: Api, settings: Settings) -> Iterator[Client]:
+    """A client of an API that may not write the store; version 2 was never published."""
+    unpublish(served.system, 2)
+    system = bootstrap.build(settings.model_copy(update={"store_readonly": True}), pool_size=5)
+    with serve(make_api(system).app) as port, Client(f"http://127.0.0.1:{port}", served.token) as client:
+        yield client
+    system.close()
+
+
+def test_a_promotion_returns_once_the_version_is_live(waiting: Waiting, reading: Client, served: Api) -> None:
+    waiting.meanwhile = [lambda: None, lambda: None, lambda: promotion.promote_asked(served.system)]
+    assert reading.promote("animals", 2) == Change("animals", 2, 2)
+    assert waiting.slept_s == [1.0] * 3  # what Retry-After says
+    assert reading.model("animals")["version"] == 2
+    assert reading.rollback("animals").version == 1
+    assert reading.promote("animals", 2) == Change("animals", 2, 4)  # published by now: at once
+    assert len(waiting.slept_s) == 3
+
+
+def test_a_promotion_that_is_not_done_in_time_is_told(waiting: Waiting, reading: Client) -> None:
+    with pytest.raises(Unreachable, match=r"version 2 of animals was asked for, and not live within 2.5 s"):
+        reading.promote("animals", 2, wait_s=2.5)
+    assert waiting.slept_s == [1.0, 1.0]
+    assert [one.asked_at is not None for one in reading.versions("animals")] == [False, True, False]
+
+
+def test_a_promotion_that_will_not_be_done_is_told_with_the_reason(
+    waiting: Waiting, reading: Client, served: Api
+) -> None:
+    head = served.system.versions.resolve(CANDIDATE) / "head.npz"
+    whole = head.read_bytes()
+
+    def spoil() -> None:
+        head.write_bytes(whole[:-1])
+        promotion.promote_asked(served.system)
+
+    waiting.meanwhile = [spoil]
+    with pytest.raises(NotPromoted, match="version 2 of animals was asked for and is not live: a worker"):
+        reading.promote("animals", 2)
+    head.write_bytes(whole)
+
+    def come_first() -> None:
+        go_live(served.system, "animals", 3)
+        promotion.promote_asked(served.system)
+
+    waiting.meanwhile = [come_first]
+    with pytest.raises(NotPromoted, match="version 3 went live"):
+        reading.promote("animals", 2)
+
+
+def test_scores_may_be_numbers_of_any_kind(client: Client, served: Api) -> None:
+    given = np.array([0.7, 0.2, 0.1], np.float32)
+    for scores in (given, list(given), (1, 0, 0), np.float64([0.7, 0.2, 0.1])):
+        made = client.record("animals", make_jpeg(5), "cat", scores=scores)
+        with served.system.db.reading() as session:
+            kept = session.get_one(Prediction, made.id).scores
+            assert np.array_equal(np.float32(kept), np.float32(scores))
+
+
+def test_white_space_around_a_key_is_taken_off_and_a_bad_key_is_not_shown(port: int, served: Api) -> None:
+    with Client(f"http://127.0.0.1:{port}", f" {served.token}\r\n") as client:
+        assert client.model("animals")["version"] == 1
+    for bad in ("bt_se\ncret", "bt_se cret", "bt_secret…", "bt_se\0cret"):
+        with pytest.raises(ValueError, match="the key has characters in it") as refused:
+            Client(f"http://127.0.0.1:{port}", bad)
+        assert "cret" not in str(refused.value)
 
 
 def test_threads_share_a_client(client: Client, served: Api) -> None:
@@ -261,6 +366,40 @@ def test_threads_share_a_client(client: Client, served: Api) -> None:
     for thread in threads:
         thread.join()
     assert len(set(found)) == 4
+
+
+# --- what the documents show -----------------------------------------------------------------------
+def find_example(document: str, address: str, key: str) -> str:
+    """The block of Python that is marked, with another address and key."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    found = re.search(r"<!-- python: .*?-->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found
+    return re.sub(r'Client\("http[^"]*", key="[^"]*"', f'Client("{address}", key="{key}"', found[1])
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("dog", "cat")])  # so that both branches run
+@pytest.mark.parametrize(("document", "versions"), [("README.md", 1), ("docs/client.md", 4)])
+def test_the_examples_work_as_written(
+    api: Api,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    document: str,
+    versions: int,
+    labels: tuple[str, str],
+) -> None:
+    make_served_model(api.system, tiny_folder, versions=versions, labels=list(labels))
+    front = Front(api.app)
+    front.files["/v1/models/animals/versions/4/files/float16"] = b"TFL3"  # to make one takes minutes
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(make_jpeg(1))
+    with serve(front) as port:
+        exec(find_example(document, f"http://127.0.0.1:{port}", api.token), {})
+    with api.system.db.reading() as session:
+        said = set(session.scalars(select(Prediction.label).where(~Prediction.made_elsewhere)))
+    assert said == {labels[1]}
+    confirmed = said == {"dog"} and document == "docs/client.md"
+    assert (count(api, Correction), count(api, Confirmation)) == (int(said == {"cat"}), int(confirmed))
 
 
 def test_it_needs_nothing_but_pythons_own_library(tmp_path: Path) -> None:

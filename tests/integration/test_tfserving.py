@@ -18,11 +18,13 @@ from tests.served import LABELS, go_live, make_jpeg, make_served_model
 MODEL = "/v1/models/animals"
 PATH = f"{MODEL}:predict"
 SIZE = 32
+PREDICT = "tensorflow/serving/predict"
+WANTED = "signature method_name to be tensorflow/serving"
 
 
 @pytest.fixture
 def served(api: Api, tiny_folder: Path) -> Api:
-    make_served_model(api.system, tiny_folder)
+    make_served_model(api.system, tiny_folder, versions=3)
     return api
 
 
@@ -43,6 +45,10 @@ def as_numbers(seed: int) -> list[Any]:
     pixels = np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     numbers: list[Any] = pixels.tolist()
     return numbers
+
+
+FILE = as_b64(make_jpeg())
+BYTES = {"signature_name": "serve_bytes"}
 
 
 def find_rows(api: Api) -> dict[str, Prediction]:
@@ -121,8 +127,70 @@ def test_what_curl_sends_in_tensorflow_servings_tutorial_is_json(served: Api, ty
 def test_base64_with_line_ends_or_without_padding_is_read(served: Api) -> None:
     data = make_jpeg(1) + b"\0"  # so that there is padding to leave out
     for text in (encodebytes(data).decode(), b64encode(data).decode().rstrip("=")):
-        body = {"signature_name": "serve_bytes", "instances": [{"b64": text}]}
-        assert served.post(PATH, json=body).status_code == 200
+        for named in ({"signature_name": "serve_bytes"}, {}):
+            response = served.post(PATH, json={"instances": [{"b64": text}]} | named)
+            assert response.status_code == 200, response.text
+
+
+KEYED = {"Idempotency-Key": "photo-17"}
+
+
+@pytest.mark.parametrize("place", ["", "/versions/1", "/labels/live"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"signature_name": "serve_bytes", "instances": [as_b64(make_jpeg(1)), as_b64(make_jpeg(2))]},
+        {"instances": [as_numbers(1), as_numbers(1)]},
+        {"inputs": [as_numbers(1), as_numbers(2)]},
+    ],
+    ids=["files", "rows", "columns"],
+)
+def test_a_repeated_key_gets_the_same_tensors_and_ids(served: Api, place: str, body: dict[str, Any]) -> None:
+    path = f"{MODEL}{place}:predict"
+    first = served.post(path, json=body, headers=KEYED)
+    assert first.status_code == 200, first.text
+    for number in (2, 3):  # what answered is not even in memory any more
+        go_live(served.system, "animals", number)
+        served.app.extensions["backtalk"].live.versions.refresh()
+    again = served.post(path, json=body, headers=KEYED)
+    assert again.get_json() == first.get_json()
+    for name in ("Backtalk-Predictions", "Backtalk-Version", "Backtalk-Generation"):
+        assert again.headers[name] == first.headers[name]
+    assert first.headers["Backtalk-Version"] == first.headers["Backtalk-Generation"] == "1"
+    replayed = [one.headers.get("Idempotency-Replayed") for one in (first, again)]
+    assert replayed == [None, "true"]
+    assert sorted(find_rows(served)) == sorted(first.headers["Backtalk-Predictions"].split(","))
+    assert 'backtalk_predictions_total{model="animals",version="1"} 2.0' in served.client.get("/metrics").text
+
+    plain = served.post(PATH, json=body)
+    assert plain.headers["Backtalk-Version"] == "3"
+    other = {"instances": [as_numbers(3)]}
+    assert_problem(served.post(path, json=other, headers=KEYED), 422, "idempotency-key-reused")
+
+
+def test_with_a_key_the_answer_is_what_it_is_without(served: Api) -> None:
+    for key, body in (("a", {"instances": [as_numbers(1)]}), ("b", BYTES | {"inputs": [FILE]})):
+        plain = served.post(PATH, json=body)
+        keyed = served.post(PATH, json=body, headers={"Idempotency-Key": key})
+        assert keyed.data == plain.data
+
+
+def test_a_key_of_tensors_that_failed_stays_free(served: Api) -> None:
+    assert_problem(served.post(PATH, json=BYTES | {"instances": [as_b64(b"none")]}, headers=KEYED), 400)
+    assert_problem(served.post(f"{MODEL}/versions/9:predict", json=BYTES, headers=KEYED), 404)
+    assert served.post(PATH, json=BYTES | {"instances": [FILE]}, headers=KEYED).status_code == 200
+
+
+def test_no_embedding_of_a_deleted_picture_is_left_over_for_a_key(served: Api) -> None:
+    pixels, file = {"instances": [as_numbers(1)]}, BYTES | {"instances": [FILE]}
+    for body, key in ((pixels, "pixels"), (file, "file")):
+        first = served.post(PATH, json=body, headers={"Idempotency-Key": key})
+        record = served.get(f"/v1/predictions/{first.headers['Backtalk-Predictions']}").get_json()
+        assert served.call("DELETE", f"/v1/images/{record['image']}").status_code == 204
+    gone = served.post(PATH, json=pixels, headers={"Idempotency-Key": "pixels"})
+    assert_problem(gone, 409, "image-deleted")
+    again = served.post(PATH, json=file, headers={"Idempotency-Key": "file"})
+    assert again.headers["Idempotency-Replayed"] == "true"  # the scores stay with the prediction's row
 
 
 def test_versions_in_memory_answer_by_number_and_by_label(promoted: Api) -> None:
@@ -167,9 +235,9 @@ def test_what_is_not_in_memory_cannot_be_asked(promoted: Api) -> None:
         ("/v1/models/plants/versions/1:predict", 404, "Servable not found for request: Specific(plants, 1)"),
         (f"{MODEL}/labels/stable:predict", 400, "Unrecognized servable version label: stable"),
         ("/v1/models/plants:classify", 404, "Servable not found for request: Latest(plants)"),
-        (f"{MODEL}:classify", 400, "Expected classify signature"),
-        (f"{MODEL}/versions/2:regress", 400, "Expected regress signature"),
-        (f"{MODEL}/labels/live:regress", 400, "Expected regress signature"),
+        (f"{MODEL}:classify", 400, f"Expected classification {WANTED}/classify. Was: {PREDICT}"),
+        (f"{MODEL}/versions/2:regress", 400, f"Expected regression {WANTED}/regress. Was: {PREDICT}"),
+        (f"{MODEL}/labels/live:regress", 400, f"Expected regression {WANTED}/regress. Was: {PREDICT}"),
     ]
     for path, status, sentence in cases:
         problem = assert_problem(promoted.post(path, json=body), status)
@@ -181,8 +249,6 @@ def test_what_is_not_in_memory_cannot_be_asked(promoted: Api) -> None:
     )
 
 
-FILE = as_b64(make_jpeg())
-BYTES = {"signature_name": "serve_bytes"}
 REFUSED: list[tuple[Any, str]] = [
     ("{", "not valid JSON"),
     ({"signature_name": "regress", "instances": [1]}, 'Serving signature name: "regress" not found'),
@@ -221,6 +287,93 @@ def test_what_is_malformed_is_400_with_the_reason_and_leaves_nothing(served: Api
     for path in (f"{MODEL}/versions/1:predict", f"{MODEL}/labels/live:predict"):
         assert_problem(served.post(path, data=b"[1]"), 400)
         assert_problem(served.post(path, data=b""), 400)
+
+
+# What api_rest.md itself shows, and other bodies that say nothing of a signature.
+PLAIN: list[tuple[str, str]] = [
+    ('{"instances": [1.0, 2.0, 5.0]}', "not of expected type: uint8"),
+    ('{"instances": ["foo", "bar"]}', "not of expected type: uint8"),
+    ('{"instances": [null]}', "not of expected type: uint8"),
+    ('{"instances": [{"b64": "aGk="}, [1, 2]]}', ""),
+    ('{"instances": [{"b64": "aGk=", "tag": "x"}]}', "keys must be equal to: image"),
+    ('{"instances": [{"b64": 7}]}', "keys must be equal to: image"),
+    ('{"instances": [{"tag": "foo", "signal": [1, 2]}]}', "keys must be equal to: image"),
+    ('{"instances": 1}', "Excepting 'instances' to be an list/array"),
+    ('{"instances": null}', "Excepting 'instances' to be an list/array"),
+    ('{"instances": []}', "No values in 'instances' array"),
+    ('{"instances": [{"b64": "aGk="}], "inputs": [1]}', "expecting only one of 'inputs' or 'instances' keys"),
+    ('{"inputs": 1}', "image has shape []"),
+    ('{"examples": [{"x": 1.0}]}', "Missing 'inputs' or 'instances' key"),
+    ("{}", "Missing 'inputs' or 'instances' key"),
+]
+
+
+@pytest.mark.parametrize("type_", ["application/json", "application/x-www-form-urlencoded"])
+def test_what_is_not_files_alone_is_answered_as_tensorflow_serving_does(served: Api, type_: str) -> None:
+    missing = "/v1/models/half:predict"
+    for body, sentence in PLAIN:
+        problem = assert_problem(served.post(PATH, data=body, content_type=type_), 400, "malformed-tensor")
+        assert sentence in problem["error"], body
+        problem = assert_problem(served.post(missing, data=body, content_type=type_), 404)
+        assert problem["error"] == "Servable not found for request: Latest(half)"
+    # Its own documentation's second example, and what it refuses before it looks for the model.
+    problem = assert_problem(served.post(missing, data='{"instances": [1.0, 5.0]}', content_type=type_), 404)
+    assert problem["error"] == "Servable not found for request: Latest(half)"
+    for path in (PATH, missing, "/v1/models/half/versions/1:predict"):
+        problem = assert_problem(served.post(path, data="[1, 2]", content_type=type_), 400)
+        assert problem["error"] == "JSON Value: [1, 2] Is not object"
+        body = '{"signature_name": 1, "instances": [1]}'
+        problem = assert_problem(served.post(path, data=body, content_type=type_), 400)
+        assert "'signature_name' key must be a string value" in problem["error"]
+    assert find_rows(served) == {}
+
+
+def test_files_alone_keep_backtalks_shape_and_its_codes(served: Api) -> None:
+    file = as_b64(make_jpeg())
+    for rows in ([file], [{"image_bytes": file}, file], [{"image": file}]):
+        answered = served.post(PATH, json={"instances": rows, "note": "passed over"}).get_json()[
+            "predictions"
+        ]
+        assert [set(one) for one in answered] == [{"id", "label", "score", "scores"}] * len(rows)
+    assert_problem(served.post(PATH, json={"instances": [file] * 65}), 422, "invalid-input")
+    assert_problem(served.post(PATH, json={"instances": [file, {"b64": "A"}]}), 422, "invalid-input")
+    assert_problem(served.post(PATH, json={"instances": [as_b64(b"no picture")]}), 415, "unsupported-image")
+    large = as_b64(bytes(served.system.settings.max_image_bytes + 1))
+    assert_problem(served.post(PATH, json={"instances": [large]}), 413, "image-too-large")
+    assert_problem(served.post("/v1/models/half:predict", json={"instances": [file]}), 404, "model-not-found")
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "sentence"),
+    [
+        ("0", 404, "Servable not found for request: Specific(animals, 0)"),
+        (str(2**53), 404, f"Servable not found for request: Specific(animals, {2**53})"),
+        (str(2**63 - 1), 404, f"Servable not found for request: Specific(animals, {2**63 - 1})"),
+        (str(2**63), 400, f"Failed to convert version: {2**63} to numeric."),
+        ("9" * 23, 400, f"Failed to convert version: {'9' * 23} to numeric."),
+    ],
+)
+def test_versions_that_cannot_be_are_told_as_tensorflow_serving_does(
+    served: Api, version: str, status: int, sentence: str
+) -> None:
+    path = f"{MODEL}/versions/{version}"
+    for verb in ("predict", "classify", "regress"):
+        problem = assert_problem(served.post(f"{path}:{verb}", json=BYTES | {"instances": [FILE]}), status)
+        assert problem["error"].startswith(sentence)
+    for place in ("", "/metadata"):
+        problem = assert_problem(served.get(path + place), status)
+        assert status == 404 or problem["error"] == sentence
+
+
+def test_paths_and_methods_that_are_none_keep_the_codes_of_this_api(served: Api) -> None:
+    for path in (PATH, f"{MODEL}:classify", f"{MODEL}/versions/1:predict", f"{MODEL}/labels/live:predict"):
+        refused = served.get(path)
+        assert assert_problem(refused, 405)["error"]
+        assert "POST" in refused.headers["Allow"]
+    for path in (MODEL, f"{MODEL}/metadata", f"{MODEL}/versions/1"):
+        assert assert_problem(served.post(path, json=BYTES), 405)["error"]
+    for path in (f"{MODEL}:explain", f"{MODEL}/versions/abc:predict", f"{MODEL}/versions/-1:predict"):
+        assert_problem(served.post(path, json=BYTES), 404)
 
 
 def test_status_tells_of_every_version_in_memory(promoted: Api) -> None:

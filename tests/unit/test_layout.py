@@ -59,6 +59,14 @@ def test_every_package_is_in_the_wheel() -> None:
     assert listed == found
 
 
+def test_whatever_else_the_wheel_is_to_bring_along_is_there() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = [ROOT / package.replace(".", "/") for package in setuptools["packages"]]
+    for pattern in setuptools["package-data"]["*"]:
+        assert any(any(folder.glob(pattern)) for folder in folders), pattern
+    assert (ROOT / "backtalk" / "py.typed").is_file()  # type checkers read the client's annotations
+
+
 def test_locked_dependencies_name_no_place_to_download_from() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         text = lock.read_text(encoding="utf-8")
