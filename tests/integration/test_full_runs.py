@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,15 @@ from backtalk.tables import Model, Run, Sample, Version
 from backtalk.trainers import Trainers
 from tests.acceptance.digits import Digits
 
+#: So wide that nothing is refused for being worse; what the data cannot tell, a person makes live.
+LENIENT: dict[str, Any] = {
+    "margin": 0.99,
+    "confidence": 0.999999999,
+    "max_recall_loss": 1.0,
+    "max_brier_loss": 2.0,
+    "max_size_ratio": 100.0,
+    "max_latency_ratio": 100.0,
+}
 FAST = "epochs: 2\nbatch_size: 16\nlearning_rate: 0.0005\n"
 
 
@@ -58,6 +68,25 @@ def request(system: System, recipe: str = "fast") -> Run:
 def reload(system: System, run: Run) -> Run:
     with system.db.reading() as session:
         return session.get_one(Run, run.id)
+
+
+def set_policy(system: System, **changes: Any) -> None:
+    with system.db.transaction() as session:
+        triggers.set_policy(session, session.scalars(select(Model)).one(), changes, CLI)
+
+
+def judge(system: System, run: Run) -> Run:
+    """Before the gate, and live if it passed."""
+    promotion.judge_run(system, str(run.id))
+    promotion.promote_run(system, str(run.id))
+    return reload(system, run)
+
+
+def go_live(system: System, ended: Run) -> None:
+    """By a person, where the data could not tell."""
+    assert ended.state in (RunState.PROMOTED, RunState.INCONCLUSIVE), ended.reason
+    if ended.state == RunState.INCONCLUSIVE:
+        promotion.promote_version(system, model_name="digits", number=ended.version or 0, caller=CLI)
 
 
 def travel(system: System, trainers: Trainers, images: Path, backbone: str | BackboneWish) -> Run:
@@ -127,6 +156,18 @@ def test_what_cannot_be_learned_from_fails_the_run_with_a_sentence(
     assert list(system.versions.root.glob(".training/*")) == []
     with system.db.reading() as session:
         assert session.scalars(select(Model.live_version)).one() == 1
+
+
+def test_a_student_whose_weights_are_not_to_be_had_fails_the_run_with_that_sentence(
+    system: System, trainers: Trainers, home: Path, tmp_path: Path
+) -> None:
+    student = f"distil:\n  student: mobilenet-v3-small\n  weights: {tmp_path}/nowhere.h5\n"
+    (tmp_path / "recipes" / "student.yaml").write_text(f"method: distil\n{student}")
+    create(system, trainers, tmp_path / "digits")
+    run = request(system, "student")
+    training.train_run(system, trainers, str(run.id))  # and raises nothing: this is no fault of ours
+    failed = reload(system, run)
+    assert (failed.state, failed.reason) == (RunState.FAILED, f"There is no file {tmp_path}/nowhere.h5.")
 
 
 def test_a_later_attempt_is_taught_by_the_champion_of_the_first_whatever_went_live_since(
