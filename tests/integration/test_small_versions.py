@@ -1,4 +1,4 @@
-"""Versions that are made to cost less: 8-bit backbones and taught students, by the same road and gate."""
+"""Backbones of 8-bit integers: by the same road and gate as any other."""
 
 from pathlib import Path
 from types import ModuleType
@@ -33,10 +33,6 @@ from tests.integration.test_full_runs import (
 __all__ = ["home", "settings", "trainers"]
 
 INT8 = "method: quantise\nquantise:\n  images: 20\nbudget:\n  size: 0.5\n  latency: 50\n"
-TAUGHT = (
-    "method: distil\ndistil:\n  student: tiny\n  input_size: 48\n  teachers: [champion, '1']\n"
-    "epochs: 1\nbatch_size: 16\nbudget:\n  latency: 50\n  size: {size}\n"
-)
 
 
 def run(system: System, trainers: Trainers, recipe: str) -> Run:
@@ -179,38 +175,3 @@ def test_head_and_full_runs_go_on_from_an_8_bit_champion(
     full = run(system, trainers, "on")
     assert full.state in (RunState.PROMOTED, RunState.INCONCLUSIVE, RunState.REJECTED), full.reason
     assert version(system, full.version or 0)[1].quantised_from is None
-
-
-@pytest.mark.slow
-def test_a_student_learns_from_teachers_and_keeps_to_its_budget(
-    system: System, trainers: Trainers, home: Path, tmp_path: Path
-) -> None:
-    recipes = tmp_path / "recipes"
-    (recipes / "taught.yaml").write_text(TAUGHT.format(size=1.5))
-    (recipes / "too-large.yaml").write_text(TAUGHT.format(size=0.1))
-    (recipes / "stranger.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "others/1"))
-    (recipes / "nobody.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "'9'"))
-    create(system, trainers, tmp_path / "digits")
-    set_policy(system, margin=0.5)
-    too_large = run(system, trainers, "too-large")
-    assert too_large.state == RunState.REJECTED
-    assert "10% is allowed" in (too_large.reason or "")
-    taught = run(system, trainers, "taught")
-    assert taught.state in (RunState.PROMOTED, RunState.REJECTED), taught.reason
-    made, backbone = version(system, taught.version or 0)
-    assert (backbone.input_size, backbone.name) == (48, "tiny")
-    assert made.metrics["tuning"]["recipe"]["distil"]["share"] == 0.7
-    assert checks(system, taught)["size"].passed
-    nobody = run(system, trainers, "nobody")
-    assert "has no version 9" in (nobody.reason or "")
-    other_labels(system)
-    stranger = run(system, trainers, "stranger")
-    assert (stranger.state, "knows other labels" in (stranger.reason or "")) == (RunState.FAILED, True)
-
-
-def other_labels(system: System) -> None:
-    """Another model, whose version 1 has a head with labels of its own."""
-    from tests.served import make_served_model
-
-    folder = system.versions.backbone_dir(version(system, 1)[0].backbone_digest)
-    make_served_model(system, folder, "others", versions=1)
