@@ -230,6 +230,10 @@ class WorkerStopping(BacktalkError):
     """This worker was asked to stop: its run goes to another."""
 
 
+class Superseded(BacktalkError):
+    """What a run was made from is the champion's no longer: it ends, and another may follow."""
+
+
 class WeightsRefused(BacktalkError):
     """Weights that are not there, or a file that is not what it should be; nothing in it was run."""
 

@@ -45,7 +45,7 @@ def write_lesson(
         student: digest of the backbone that a distillation begins with.
 
     Raises:
-        InvalidRecipe: a teacher is not there, or knows other labels.
+        InvalidRecipe: a teacher is not there, is quarantined, or knows other labels.
     """
     run = session.get_one(Run, claim.run_id, populate_existing=True)
     model = session.get_one(Model, claim.model_id)

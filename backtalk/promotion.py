@@ -23,7 +23,7 @@ from backtalk.recipes import read_recipe
 from backtalk.runs import Claim
 from backtalk.states import RunKind, RunState, Verdict, VersionState
 from backtalk.system import System
-from backtalk.tables import GateCheck, Model, Prediction, Run, Version
+from backtalk.tables import Backbone, GateCheck, Model, Prediction, Run, Version
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,9 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     model = session.get_one(Model, claim.model_id)
     generation = model.generation  # read first: a change after this loses the compare-and-set
     contest = get_contest(session, model, champions.get_version(session, model, run.version))
-    if run.kind == RunKind.HEAD and contest.candidate.backbone_digest != contest.champion.backbone_digest:
-        _supersede(session, claim, contest)
+    made_meanwhile = _find_moved(session, run, contest)
+    if made_meanwhile is not None:
+        _supersede(session, claim, contest, made_meanwhile)
         return
     recipe, policy = read_recipe(run.recipe), Policy.parse(model.policy)
     gathered = gather_evidence(session, system, model, contest, recipe)
@@ -92,13 +93,22 @@ def _judge(session: Session, system: System, claim: Claim) -> None:
     log.info("run %s: %s. %s", claim.run_id, judgement.verdict, judgement.reason)
 
 
-def _supersede(session: Session, claim: Claim, contest: Contest) -> None:
+def _find_moved(session: Session, run: Run, contest: Contest) -> str | None:
+    """What was going on while the champion's backbone changed under it; None where it is the same."""
+    seen, now = contest.candidate.backbone_digest, contest.champion.backbone_digest
+    if run.kind == RunKind.HEAD:
+        return "this head was being fitted" if seen != now else None
+    copied = session.get_one(Backbone, seen).quantised_from
+    return "its 8-bit copy was being made" if copied not in (None, now) else None
+
+
+def _supersede(session: Session, claim: Claim, contest: Contest, meanwhile: str) -> None:
     contest.candidate.state = VersionState.REJECTED
     runs.end_run(
         session,
         claim,
         RunState.SUPERSEDED,
-        f"The backbone changed with version {contest.champion.number} while this head was being fitted.",
+        f"The backbone changed with version {contest.champion.number} while {meanwhile}.",
     )
 
 

@@ -13,6 +13,7 @@ from backtalk.errors import InvalidRecipe, ModelNotFound, VersionNotFound
 from backtalk.heads import Head
 from backtalk.recipes import Recipe
 from backtalk.runtime import Backbone
+from backtalk.states import VersionState
 from backtalk.system import System
 from backtalk.tables import Model, Version
 
@@ -31,7 +32,7 @@ def ask_teachers(
     An image counts where every teacher has an embedding of it, or its pixels are kept so that it gets one.
 
     Raises:
-        InvalidRecipe: there is no such teacher, or it knows other labels.
+        InvalidRecipe: there is no such teacher, it is quarantined, or it knows other labels.
     """
     heads = [_find_head(session, system, model, name) for name in names]
     asked = np.ones(len(image_ids), np.bool_)
@@ -55,6 +56,8 @@ def list_backbones(session: Session, system: System, model: Model, names: Sequen
 def _find_head(session: Session, system: System, model: Model, name: str) -> tuple[Head, list[int]]:
     """A teacher's head, and where in its scores our labels are."""
     version = _find_version(session, model, name)
+    if version.state == VersionState.QUARANTINED:
+        raise InvalidRecipe(f"Teacher {name!r} is quarantined: its files are not what was verified.")
     folder = locate(system, version)
     if not (folder / "head.npz").is_file():
         raise InvalidRecipe(f"Teacher {name!r} was pruned: its files are gone.")

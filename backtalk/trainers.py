@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from backtalk import errors
 from backtalk.children import stop_child
-from backtalk.errors import BacktalkError, TrainerFailed
+from backtalk.errors import BacktalkError, InvalidInput, TrainerFailed
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -162,8 +162,9 @@ def _start_process(words: list[str], environment: dict[str, str]) -> subprocess.
 
 def _make_error(condition: str, message: str) -> BacktalkError:
     kind = getattr(errors, condition, None)
-    if isinstance(kind, type) and issubclass(kind, BacktalkError) and kind is not errors.RefusedImage:
-        return kind(message)
+    if isinstance(kind, type) and issubclass(kind, BacktalkError):
+        # Those about images carry a code besides, which no trainer tells.
+        return InvalidInput(message) if issubclass(kind, errors.RefusedImage) else kind(message)
     return TrainerFailed(f"{condition}: {message}")
 
 

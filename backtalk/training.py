@@ -13,10 +13,9 @@ from backtalk import runs
 from backtalk.boards import find_board, name_board
 from backtalk.champions import get_champion, locate
 from backtalk.errors import (
-    ArtefactInvalid,
-    InvalidInput,
+    BacktalkError,
     LeaseLost,
-    SnapshotUnusable,
+    Superseded,
     TrainerFailed,
     WorkerStopping,
 )
@@ -33,7 +32,7 @@ from backtalk.states import RunKind, RunState, VersionState
 from backtalk.system import System
 from backtalk.tables import GateCheck, Model, Version
 from backtalk.trainers import Trainers
-from backtalk.tuning import Tuned, clear_work, tune_backbone
+from backtalk.tuning import Tuned, check_parent, clear_work, tune_backbone
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +70,12 @@ def train_run(system: System, trainers: Trainers, run_id: str, is_stopping: Stop
         _let_go(system, claim, error.message, charged=False)
     except TrainerFailed as error:
         _weigh_failure(system, claim, error)
-    except (SnapshotUnusable, ArtefactInvalid, InvalidInput) as error:
-        _fail(system, claim, error.message)
+    except Superseded as error:
+        _end(system, claim, RunState.SUPERSEDED, error.message)
+    except BacktalkError as error:  # each of them says in a sentence what is wrong
+        _end(system, claim, RunState.FAILED, error.message)
     except Exception as error:
-        _fail(system, claim, f"Unexpected {type(error).__name__}: {error}")
+        _end(system, claim, RunState.FAILED, f"Unexpected {type(error).__name__}: {error}")
         raise
 
 
@@ -98,10 +99,16 @@ def _train(system: System, trainers: Trainers, claim: Claim, is_stopping: Stoppi
 
 
 def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None) -> tuple[FitRequest, str]:
-    """Freeze what the head is fitted to, newer than what its backbone learned from; draw the number."""
+    """Freeze what the head is fitted to, newer than what its backbone learned from; draw the number.
+
+    Raises:
+        Superseded: an 8-bit backbone is a copy of one that is the champion's no longer.
+    """
     run = runs.get_run(session, claim.run_id)
     model = session.get_one(Model, claim.model_id)
     champion = get_champion(session, model.id)
+    if tuned is not None:
+        check_parent(champion, tuned.quantised_from)
     frozen = take_snapshot(session, model, champion.backbone_digest)
     # What the champion learned and was withdrawn since must not live on in a mixture with it.
     tainted = champion.number in find_tainted(session, model.id)
@@ -127,7 +134,7 @@ def _prepare(session: Session, system: System, claim: Claim, tuned: Tuned | None
         artefact=system.versions.candidate_path(model.name, run.id, claim.fence),
         tuning=tuned.facts if tuned else None,
         board=find_board(system, name_board(model.name, run.kind, run.id, run.created_at)),
-        saved_model=locate(system, champion) if tuned and tuned.is_quantised else None,
+        saved_model=locate(system, champion) if tuned and tuned.quantised_from else None,
     )
     return request, frozen.snapshot.digest
 
@@ -201,7 +208,7 @@ def _weigh_failure(system: System, claim: Claim, error: TrainerFailed) -> None:
     elif status is not None:
         _let_go(system, claim, error.message, charged=True)
     else:
-        _fail(system, claim, error.message)
+        _end(system, claim, RunState.FAILED, error.message)
 
 
 def _let_go(system: System, claim: Claim, reason: str, *, charged: bool) -> None:
@@ -215,12 +222,13 @@ def _let_go(system: System, claim: Claim, reason: str, *, charged: bool) -> None
         log.warning("%s", error.message)
 
 
-def _fail(system: System, claim: Claim, reason: str) -> None:
-    log.error("run %s failed: %s", claim.run_id, reason)
+def _end(system: System, claim: Claim, state: RunState, reason: str) -> None:
+    level = logging.ERROR if state is RunState.FAILED else logging.INFO
+    log.log(level, "run %s %s: %s", claim.run_id, state, reason)
     _discard(system, claim)
     try:
         with system.db.transaction() as session:
-            runs.end_run(session, claim, RunState.FAILED, reason, while_in=(RunState.TRAINING,))
+            runs.end_run(session, claim, state, reason, while_in=(RunState.TRAINING,))
         clear_work(system.versions.root, claim.run_id)
     except LeaseLost as error:
         log.warning("%s", error.message)

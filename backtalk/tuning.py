@@ -17,8 +17,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backtalk import runs
-from backtalk.champions import get_champion
+from backtalk.champions import get_champion, get_version
 from backtalk.embeddings import embed_missing, find_missing
+from backtalk.errors import Superseded
 from backtalk.lessonfiles import write_lesson
 from backtalk.recipes import Recipe, load_recipe
 from backtalk.runs import Claim
@@ -26,7 +27,7 @@ from backtalk.runtime import Backbone
 from backtalk.snapshots import get_snapshot, list_taught, take_snapshot
 from backtalk.system import System
 from backtalk.tables import Backbone as BackboneRow
-from backtalk.tables import Model, Sample
+from backtalk.tables import Model, Sample, Version
 from backtalk.teaching import list_backbones, name_teachers
 from backtalk.trainers import Trainer
 
@@ -41,10 +42,7 @@ class Tuned:
 
     digest: str
     facts: dict[str, Any]
-
-    @property
-    def is_quantised(self) -> bool:
-        return bool(self.facts["recipe"]["method"] == "quantise")
+    quantised_from: str | None  # digest of the float backbone that it is an 8-bit copy of
 
 
 def get_work_folder(store: Path, run_id: UUID) -> Path:
@@ -61,12 +59,15 @@ def tune_backbone(system: System, claim: Claim, report: Report) -> Tuned:
     """Move the backbone by the run's recipe, and embed all samples with the new one.
 
     Raises:
-        UnknownRecipe, InvalidRecipe, SnapshotUnusable
+        UnknownRecipe, InvalidRecipe, SnapshotUnusable, WeightsRefused
+        Superseded: an earlier attempt began from a backbone that is the champion's no longer.
         TrainerFailed: also TrainingDiverged and OutOfRoom.
     """
     with system.db.transaction() as session:
         recipe = _resolve_recipe(session, system, claim)
         _freeze(session, claim)
+        if recipe.method == "quantise":
+            _check_start(session, claim)
     lesson = get_work_folder(system.versions.root, claim.run_id) / f"lesson-{claim.fence}"
     student = _prepare_student(system, recipe, report)
     _embed_for_teachers(system, claim, recipe, report)
@@ -82,7 +83,20 @@ def tune_backbone(system: System, claim: Claim, report: Report) -> Tuned:
         runs.beat(session, claim, {}, lease_s=system.settings.lease_s)  # still ours
         session.execute(insert(BackboneRow).values(**made).on_conflict_do_nothing())
     _embed_all(system, claim.model_id, made["digest"], report)
-    return Tuned(made["digest"], result["tuning"] | {"recipe": recipe.model_dump(mode="json")})
+    facts = result["tuning"] | {"recipe": recipe.model_dump(mode="json")}
+    return Tuned(made["digest"], facts, made["quantised_from"])
+
+
+def check_parent(champion: Version, quantised_from: str | None) -> None:
+    """An 8-bit version takes over its champion's SavedModel, and is judged to be equal to it.
+
+    Raises:
+        Superseded: what it is a copy of is another backbone than the champion's.
+    """
+    if quantised_from not in (None, champion.backbone_digest):
+        raise Superseded(
+            f"The backbone changed with version {champion.number} while its 8-bit copy was being made."
+        )
 
 
 def _resolve_recipe(session: Session, system: System, claim: Claim) -> Recipe:
@@ -115,6 +129,13 @@ def _freeze(session: Session, claim: Claim) -> None:
         snapshot_digest=frozen.snapshot.digest,
         decision_cut=frozen.decision_cut,
     )
+
+
+def _check_start(session: Session, claim: Claim) -> None:
+    """Before the minutes that it takes, too. Raises Superseded."""
+    model = session.get_one(Model, claim.model_id)
+    begun = get_version(session, model, runs.get_run(session, claim.run_id).tuned_from)
+    check_parent(get_champion(session, model.id), begun.backbone_digest)
 
 
 def _prepare_student(system: System, recipe: Recipe, report: Report) -> str | None:

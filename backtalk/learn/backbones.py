@@ -72,7 +72,7 @@ def put_tuned(store: Path, model: Any, name: str) -> Prepared:
     It is a float one, whatever it began with.
     """
     values = sha256(b"tuned")
-    for value in model.variables:
+    for value in model.weights:
         values.update(np.ascontiguousarray(value.numpy()).tobytes())
     return _put(store, model, name.removesuffix(QUANTISED), values.hexdigest())
 
@@ -127,9 +127,16 @@ def load_model(folder: Path) -> tuple[Any, Prepared]:
     described = Prepared(**json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
     model = get_architecture(described.name.removesuffix(QUANTISED)).build(described.input_size)
     with np.load(folder / WEIGHTS, allow_pickle=False) as stored:
-        for value in model.variables:
-            value.assign(stored[value.path])
+        # Written by earlier releases, they have their paths for names.
+        by_place = _name_weight(0) in stored
+        for place, value in enumerate(model.weights):
+            value.assign(stored[_name_weight(place) if by_place else value.path])
     return model, described
+
+
+def _name_weight(place: int) -> str:
+    """By its place: Keras numbers what has no name anew with every net that a process builds."""
+    return f"{place:05d}"
 
 
 def _put(store: Path, model: Any, name: str, source_digest: str) -> Prepared:
@@ -188,7 +195,8 @@ def _write(model: Any, name: str, source_digest: str, folder: Path) -> Prepared:
     (folder / FLATBUFFER).write_bytes(flatbuffer)
     graph = _freeze(model, size, None).graph.as_graph_def()
     (folder / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
-    np.savez(folder / WEIGHTS, **{value.path: value.numpy() for value in model.variables})
+    arrays = {_name_weight(place): value.numpy() for place, value in enumerate(model.weights)}
+    np.savez(folder / WEIGHTS, **arrays)
     return prepared
 
 

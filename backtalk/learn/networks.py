@@ -178,12 +178,60 @@ def fill_tiny(model: keras.Model, seed: int) -> None:
     model.set_weights(filled)
 
 
-def build_application(function: str, size: int) -> keras.Model:
-    """One of Keras Applications with pooled features, `(N, size, size, 3)` uint8 → `(N, D)` float32."""
+def build_application(function: str, size: int, preprocessing: str) -> keras.Model:
+    """One of Keras Applications with pooled features, `(N, size, size, 3)` uint8 → `(N, D)` float32.
+
+    Args:
+        preprocessing: `inside`, `tf`, `torch` or `caffe`: see `architectures.Preprocessing`.
+    """
     pixels = layers.Input((size, size, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1.0, name="as_float")(pixels)
-    if function == "ResNet50":  # it was trained on blue, green, red, each less its mean over ImageNet
-        x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="centre")(x)
-        x = keras.ops.flip(x, axis=-1)
+    match preprocessing:
+        case "inside":
+            pass
+        case "tf":
+            x = layers.Rescaling(1 / 127.5, offset=-1.0, name="centre")(x)
+        case "torch":
+            means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            x = layers.Normalization(
+                mean=[255 * m for m in means], variance=[(255 * d) ** 2 for d in deviations], name="centre"
+            )(x)
+        case "caffe":
+            x = layers.Rescaling(1.0, offset=[-123.68, -116.779, -103.939], name="centre")(x)
+            x = keras.ops.flip(x, axis=-1)
+        case _:
+            raise ValueError(f"There is no preprocessing {preprocessing!r}.")
     make = getattr(keras.applications, function)
     return make(include_top=False, weights=None, input_tensor=x, pooling="avg")
+
+
+def settle_norms(model: keras.Model, seed: int) -> None:
+    """Give random weights the batch norms of a net that has seen images.
+
+    As they come, norms change nothing; then what most architectures make of their own first weights fades to
+    less than float16 can hold, or grows with each block.
+    """
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    drops = [layer for layer in model.layers if isinstance(layer, layers.Dropout)]
+    kept = [layer.momentum for layer in norms], [layer.rate for layer in drops]
+    for norm in norms:
+        norm.momentum = 0.0
+    for drop in drops:
+        drop.rate = 0.0
+    model(_draw_images(model.input_shape[1], seed), training=True)
+    for norm, momentum in zip(norms, kept[0], strict=True):
+        norm.momentum = momentum
+    for drop, rate in zip(drops, kept[1], strict=True):
+        drop.rate = rate
+
+
+def _draw_images(size: int, seed: int, count: int = 64) -> NDArray[np.uint8]:
+    """Squares, from a few large ones to one for each pixel, coloured and grey: (count, size, size, 3)."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    images = []
+    for number in range(count):
+        cells = min(size, 2 ** (number % 6))
+        colours = draw.integers(0, 256, (cells, cells, 1 if number % 4 < 2 else 3), np.uint8)
+        index = np.arange(size) * cells // size
+        images.append(np.broadcast_to(colours[index][:, index], (size, size, 3)))
+    return np.stack(images)

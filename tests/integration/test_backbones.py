@@ -9,7 +9,8 @@ from sklearn.datasets import load_sample_images
 
 from backtalk.errors import ArtefactInvalid
 from backtalk.images import to_input
-from backtalk.learn.weights import get_lite_path, read_legacy_torch
+from backtalk.learn.pretrained import find_lite
+from backtalk.learn.weights import read_legacy_torch
 from backtalk.runtime import Backbone
 from backtalk.trainers import Trainer
 
@@ -33,7 +34,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_photos_are_what_imagenet_calls_them(lite0: Path) -> None:
-    weights = read_legacy_torch(get_lite_path(0))
+    weights = read_legacy_torch(find_lite(0))
     photos = load_sample_images()
     backbone = Backbone(lite0, 1)
     for name, pixels in zip(photos.filenames, photos.images, strict=True):

@@ -1,38 +1,45 @@
-"""Versions that are made to cost less: 8-bit backbones and taught students, by the same road and gate."""
+"""Backbones of 8-bit integers: by the same road and gate as any other."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
-from backtalk import devicefiles, promotion, training, triggers, verification
+from backtalk import devicefiles, promotion, training, triggers, tuning, verification
 from backtalk.callers import CLI
+from backtalk.errors import TrainerFailed
 from backtalk.live import LiveVersions
 from backtalk.loading import Loader
 from backtalk.states import DeviceForm, RunState, VersionState
 from backtalk.system import System
-from backtalk.tables import Backbone, GateCheck, Model, Run, Version
+from backtalk.tables import Backbone, GateCheck, Model, OutboxEvent, Run, Version
 from backtalk.trainers import Trainers
-from tests.integration.test_full_runs import create, home, reload, request, settings, trainers
+from tests.integration.test_full_runs import (
+    LENIENT,
+    create,
+    go_live,
+    home,
+    judge,
+    reload,
+    request,
+    set_policy,
+    settings,
+    trainers,
+)
 
 __all__ = ["home", "settings", "trainers"]
 
 INT8 = "method: quantise\nquantise:\n  images: 20\nbudget:\n  size: 0.5\n  latency: 50\n"
-TAUGHT = (
-    "method: distil\ndistil:\n  student: tiny\n  input_size: 48\n  teachers: [champion, '1']\n"
-    "epochs: 1\nbatch_size: 16\nbudget:\n  latency: 50\n  size: {size}\n"
-)
 
 
 def run(system: System, trainers: Trainers, recipe: str) -> Run:
     """Trained, judged, and promoted if it passed."""
     asked = request(system, recipe)
     training.train_run(system, trainers, str(asked.id))
-    promotion.judge_run(system, str(asked.id))
-    promotion.promote_run(system, str(asked.id))
-    return reload(system, asked)
+    return judge(system, asked)
 
 
 def checks(system: System, of: Run) -> dict[str, GateCheck]:
@@ -45,11 +52,6 @@ def version(system: System, number: int) -> tuple[Version, Backbone]:
     with system.db.reading() as session:
         found = session.scalars(select(Version).where(Version.number == number)).one()
         return found, session.get_one(Backbone, found.backbone_digest)
-
-
-def set_policy(system: System, **changes: Any) -> None:
-    with system.db.transaction() as session:
-        triggers.set_policy(session, session.scalars(select(Model)).one(), changes, CLI)
 
 
 @pytest.mark.slow
@@ -96,6 +98,64 @@ def test_an_8_bit_version_is_judged_as_equal_serves_and_shares_its_parent_s_save
     assert [f for f in verification.verify(system) if f.problem] == []
 
 
+def go_back_before(monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, system: System) -> None:
+    """A person makes version 1 live just before that step is made for the first time."""
+    real = getattr(module, step)
+
+    def first_back(*arguments: Any) -> Any:
+        monkeypatch.setattr(module, step, real)
+        promotion.rollback_model(system, model_name="digits", caller=CLI)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, first_back)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before its head is fitted", "between two attempts", "before the verdict"])
+def test_an_8_bit_copy_of_a_backbone_that_is_the_champion_s_no_longer_is_superseded(
+    system: System,
+    trainers: Trainers,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    (tmp_path / "recipes" / "small.yaml").write_text(INT8)
+    create(system, trainers, tmp_path / "digits")
+    set_policy(system, **LENIENT)
+    go_live(system, run(system, trainers, "fast"))
+    asked = request(system, "small")
+    if when == "before its head is fitted":
+        go_back_before(monkeypatch, training, "_prepare", system)
+    elif when == "between two attempts":
+        with monkeypatch.context() as broken:
+            broken.setattr(tuning, "write_lesson", die)
+            training.train_run(system, trainers, str(asked.id))
+        assert reload(system, asked).state == RunState.QUEUED
+        go_back_before(monkeypatch, training, "tune_backbone", system)
+        monkeypatch.setattr(tuning, "write_lesson", refuse)
+    else:
+        go_back_before(monkeypatch, promotion, "get_contest", system)
+    training.train_run(system, trainers, str(asked.id))
+    ended = judge(system, asked)
+    assert ended.state == RunState.SUPERSEDED, ended.reason
+    assert ended.reason == "The backbone changed with version 1 while its 8-bit copy was being made."
+    with system.db.reading() as session:
+        events = session.scalars(select(OutboxEvent.event).order_by(OutboxEvent.id)).all()
+        candidates = session.scalars(select(Version.state).where(Version.number > 2)).all()
+    assert events[-1] == "RunEnded"  # whose message has triggers considered anew
+    assert candidates == ([VersionState.REJECTED] if when == "before the verdict" else [])
+    assert list(system.versions.root.glob(".training/*")) == []
+
+
+def die(*_: Any) -> None:
+    raise TrainerFailed("The trainer was killed.", status=-9)
+
+
+def refuse(*_: Any) -> None:
+    raise AssertionError("this attempt should have ended before")
+
+
 @pytest.mark.slow
 def test_head_and_full_runs_go_on_from_an_8_bit_champion(
     system: System, trainers: Trainers, home: Path, tmp_path: Path
@@ -115,38 +175,3 @@ def test_head_and_full_runs_go_on_from_an_8_bit_champion(
     full = run(system, trainers, "on")
     assert full.state in (RunState.PROMOTED, RunState.INCONCLUSIVE, RunState.REJECTED), full.reason
     assert version(system, full.version or 0)[1].quantised_from is None
-
-
-@pytest.mark.slow
-def test_a_student_learns_from_teachers_and_keeps_to_its_budget(
-    system: System, trainers: Trainers, home: Path, tmp_path: Path
-) -> None:
-    recipes = tmp_path / "recipes"
-    (recipes / "taught.yaml").write_text(TAUGHT.format(size=1.5))
-    (recipes / "too-large.yaml").write_text(TAUGHT.format(size=0.1))
-    (recipes / "stranger.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "others/1"))
-    (recipes / "nobody.yaml").write_text(TAUGHT.format(size=1.5).replace("'1'", "'9'"))
-    create(system, trainers, tmp_path / "digits")
-    set_policy(system, margin=0.5)
-    too_large = run(system, trainers, "too-large")
-    assert too_large.state == RunState.REJECTED
-    assert "10% is allowed" in (too_large.reason or "")
-    taught = run(system, trainers, "taught")
-    assert taught.state in (RunState.PROMOTED, RunState.REJECTED), taught.reason
-    made, backbone = version(system, taught.version or 0)
-    assert (backbone.input_size, backbone.name) == (48, "tiny")
-    assert made.metrics["tuning"]["recipe"]["distil"]["share"] == 0.7
-    assert checks(system, taught)["size"].passed
-    nobody = run(system, trainers, "nobody")
-    assert "has no version 9" in (nobody.reason or "")
-    other_labels(system)
-    stranger = run(system, trainers, "stranger")
-    assert (stranger.state, "knows other labels" in (stranger.reason or "")) == (RunState.FAILED, True)
-
-
-def other_labels(system: System) -> None:
-    """Another model, whose version 1 has a head with labels of its own."""
-    from tests.served import make_served_model
-
-    folder = system.versions.backbone_dir(version(system, 1)[0].backbone_digest)
-    make_served_model(system, folder, "others", versions=1)

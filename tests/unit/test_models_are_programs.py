@@ -36,6 +36,7 @@ KNOWN = {
     ): "arrays by name, from a file that the operator names",
     ("backtalk/learn/backbones.py", "load_model"): "its own: code from the repository, arrays from the store",
     ("backtalk/learn/finetune.py", "load_model"): "our own: code from the repository, arrays from the store",
+    ("backtalk/recipes.py", "yaml.load"): "with YAML's safe loader, made to refuse a key that is there twice",
     (
         "backtalk/learn/verify.py",
         "tf.saved_model.load",

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 
 from backtalk.errors import WeightsRefused
-from backtalk.learn.weights import (
-    MAGIC,
-    PROTOCOL,
-    get_lite_path,
-    read_legacy_torch,
-)
+from backtalk.learn.pretrained import find_lite
+from backtalk.learn.weights import MAGIC, PROTOCOL, read_legacy_torch
 
 
 class _Named:
@@ -32,23 +28,33 @@ def write(path: Path, *pickled: bytes, tail: bytes = b"") -> Path:
     return path
 
 
-def tensor(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int = 6) -> bytes:
-    """One tensor `w` over a storage `s`, by hand: torch is not there to pickle it."""
+def number(value: int) -> bytes:
+    return b"J" + value.to_bytes(4, "little", signed=True)
 
-    def number(value: int) -> bytes:
-        return b"J" + value.to_bytes(4, "little", signed=True)
 
-    def text(value: str) -> bytes:
-        return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+def text(value: str) -> bytes:
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+def storage(key: str, count: int) -> bytes:
+    return (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + number(count) + b"NtQ"
+    )
+
+
+def rebuild(stored: bytes, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    """A tensor of that storage, by hand: torch is not there to pickle it."""
 
     def numbers(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(map(number, values)) + b"t"
 
-    storage = (
-        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("s") + text("cpu") + number(count) + b"NtQ"
-    )
-    arguments = b"(" + storage + number(offset) + numbers(shape) + numbers(strides) + b"\x89}t"
-    return b"\x80\x02}" + text("w") + b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
+    arguments = b"(" + stored + number(offset) + numbers(shape) + numbers(strides) + b"\x89}t"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R"
+
+
+def tensor(offset: int, shape: tuple[int, ...], strides: tuple[int, ...], count: int = 6) -> bytes:
+    """One tensor `w` over a storage `s`."""
+    return b"\x80\x02}" + text("w") + rebuild(storage("s", count), offset, shape, strides) + b"s."
 
 
 def values(count: int = 6) -> bytes:
@@ -101,6 +107,40 @@ def test_a_tensor_beyond_its_storage_is_refused(
         read_legacy_torch(path)
 
 
+MANY = 1000
+#: So many values, all of them the last one of the storage `s`: beyond that one lies foreign memory.
+LAST = rebuild(storage("s", MANY), MANY - 1, (MANY,), (0,))
+
+
+@pytest.mark.parametrize(
+    "state", [b"}" + text("values") + LAST + b"s", b"(N}" + text("values") + LAST + b"st"]
+)
+def test_a_storage_that_is_changed_after_it_was_made_is_refused(tmp_path: Path, state: bytes) -> None:
+    changed = storage("u", 1) + b"q\x02" + state + b"b0"  # BINPUT 2, BUILD, POP
+    body = b"\x80\x02}" + text("w") + changed + rebuild(b"h\x02", 0, (MANY,), (1,)) + b"s."
+    tail = (
+        pickle.dumps(["s", "u"], protocol=2)
+        + values(MANY)[len(pickle.dumps(["s"], protocol=2)) :]
+        + (1).to_bytes(8, "little")
+        + bytes(4)
+    )
+    with pytest.raises(WeightsRefused, match="changes a part of itself"):
+        read_legacy_torch(write(tmp_path / "w", body, tail=tail))
+
+
+def test_a_tensor_that_is_changed_after_it_was_made_is_refused(tmp_path: Path) -> None:
+    wide = b"(N}" + text("_strides") + b"(" + number(100) + b"tst"
+    body = b"\x80\x02}" + text("w") + rebuild(storage("s", 6), 0, (2,), (1,)) + wide + b"bs."
+    with pytest.raises(WeightsRefused, match="changes a part of itself"):
+        read_legacy_torch(write(tmp_path / "w", body, tail=values()))
+
+
+def test_nothing_but_tensors_is_given_out(tmp_path: Path) -> None:
+    body = b"\x80\x02}" + text("w") + number(5) + b"s."
+    with pytest.raises(WeightsRefused, match="something else than tensors"):
+        read_legacy_torch(write(tmp_path / "w", body, tail=pickle.dumps([], protocol=2)))
+
+
 def test_more_values_than_the_file_can_hold_are_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "w", tensor(0, (3,), (1,), count=2**31 - 1), tail=values())
     with pytest.raises(WeightsRefused, match="more values"):
@@ -116,7 +156,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_the_installed_weights_are_the_ones_that_their_name_promises() -> None:
-    weights = read_legacy_torch(get_lite_path(0))
+    weights = read_legacy_torch(find_lite(0))
     assert weights["_conv_stem.weight"].shape == (32, 3, 3, 3)
     assert weights["_fc.weight"].shape == (1000, 1280)
     assert (
