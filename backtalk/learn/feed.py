@@ -77,7 +77,7 @@ class Feed:
         batches = batches.batch(self._recipe.batch_size)
         if self._recipe.mixup:
             steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-            batches = tf.data.Dataset.zip((batches, steps)).map(self._mix(number), deterministic=True)
+            batches = tf.data.Dataset.zip((batches, steps)).map(self._mix(number))
         with _unoptimised():
             return iter(batches.prefetch(PREFETCH).with_options(_options(self._threads)))
 
