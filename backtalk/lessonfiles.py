@@ -56,6 +56,7 @@ def write_lesson(
     pictures = _collect(session, system, model, snapshot, kept, recipe, champion)
     board = find_board(system, name_board(model.name, run.kind, run.id, run.created_at))
     rows = [*pictures.train, *pictures.validation, *pictures.stay]
+    start = student or _find_start(session, model.id, champion, recipe)
     content = {
         "labels": list(model.labels),
         "recipe": recipe.model_dump(mode="json"),
@@ -63,9 +64,7 @@ def write_lesson(
         "threads": recipe.threads,
         "fence": claim.fence,
         "snapshot_digest": snapshot.digest,
-        "start_backbone": str(
-            system.versions.backbone_dir(student or _find_start(session, model.id, champion, recipe))
-        ),
+        "start_backbone": str(system.versions.backbone_dir(start)),
         "store": str(system.versions.root),
         "images": str(system.images.root),
         "work": str(folder.parent),
