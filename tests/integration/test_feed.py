@@ -146,11 +146,11 @@ def test_each_image_is_changed_as_seed_epoch_and_its_row_of_the_map_say(pixels: 
 
 
 # --- mixup -------------------------------------------------------------------------------------------
-def list_mixtures(feed: Feed, pixels: Pixels, epochs: int = 1) -> Iterator[np.ndarray]:
+def list_mixtures(pixels: Pixels, alpha: float, epochs: int = 1, seed: int = SEED) -> Iterator[np.ndarray]:
     """Shares of the images of each batch, once all else about the mixtures is as it should be."""
-    rows = make_rows()
+    rows, feed = make_rows(), start(pixels, seed=seed, mixup=alpha)
     for epoch in range(epochs):
-        order = order_epoch(rows, SEED, epoch, 1.0)
+        order = order_epoch(rows, seed, epoch, 1.0)
         for step, (images, targets, weights) in enumerate(list_batches(feed, epoch)):
             own = order[step * 4 : step * 4 + 4]
             other = np.roll(own, 1)  # the image before it
@@ -171,23 +171,19 @@ def list_mixtures(feed: Feed, pixels: Pixels, epochs: int = 1) -> Iterator[np.nd
 
 
 def test_a_mixture_says_of_each_image_its_share_times_its_weight(pixels: Pixels) -> None:
-    shares = np.concatenate(list(list_mixtures(start(pixels, mixup=1.0), pixels)))
+    shares = np.concatenate(list(list_mixtures(pixels, 1.0)))
     assert len(shares) == COUNT
     assert (shares > 0.5).all()  # what comes first in it is more of it
     assert (shares < 1.0).sum() >= COUNT - 1
 
 
-def test_shares_follow_the_beta_distribution_and_are_drawn_for_each_image_step_and_epoch(
-    pixels: Pixels,
-) -> None:
-    means = []
-    for alpha in (0.2, 1.0):
-        shares = np.concatenate(list(list_mixtures(start(pixels, mixup=alpha), pixels, epochs=6)))
-        means.append(shares.mean())
-        if alpha == 1.0:
-            assert len(np.unique(shares.round(4))) > 0.9 * len(shares)
-    # Of the larger of two parts of one: 0.90 and 0.75.
-    np.testing.assert_allclose(means, [0.9, 0.75], atol=0.03)
+def test_shares_follow_the_beta_distribution_and_each_is_drawn_for_itself(pixels: Pixels) -> None:
+    few, many = (np.concatenate(list(list_mixtures(pixels, alpha, epochs=6))) for alpha in (0.2, 1.0))
+    # Of the larger of two parts of one.
+    np.testing.assert_allclose([few.mean(), many.mean()], [0.9, 0.75], atol=0.03)
+    others = np.concatenate(list(list_mixtures(pixels, 1.0, seed=8)))
+    every = np.concatenate([many, others])  # over images, steps, epochs and seeds
+    assert len(np.unique(every.round(4))) > 0.9 * len(every)
 
 
 def test_without_mixup_nothing_is_mixed(pixels: Pixels) -> None:
