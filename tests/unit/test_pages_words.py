@@ -26,6 +26,7 @@ def test_every_status_that_a_condition_can_have_is_known_to_the_pages():
         "LeaseLost",
         "TrainerFailed",
         "SnapshotUnusable",
+        "Superseded",
         "WeightsRefused",
         "WorkerStopping",
     }
